@@ -1,0 +1,1 @@
+"""penstock feeds text-to-image training."""

@@ -1,0 +1,58 @@
+"""Pipes: from shards to batches, resumable exactly anywhere."""
+
+from .batch import Batcher
+from .bucket import AspectRatioBucketer
+from .bucket_report import BucketReport, bucket_report
+from .buckets import Buckets
+from .caption import CaptionAffixer, CaptionDropper, CaptionShuffler
+from .decode import Decoder
+from .draws import Draws
+from .errors import DataError
+from .fields import Renamer, Selector
+from .filter import CaptionFilter, Filter, SizeFilter
+from .lanes import Lanes
+from .load import FieldLoader
+from .loader import ElasticDataLoader
+from .map import Mapper, Transformer
+from .mix import Mixer
+from .pipe import Pipe
+from .sample import Extent, Ref, Sample
+from .shards import ShardLister
+from .shuffle import Shuffler
+from .state import merge_states
+from .tar import TarReader
+from .verify import verify_resume
+
+__all__ = [
+    "AspectRatioBucketer",
+    "Batcher",
+    "BucketReport",
+    "Buckets",
+    "CaptionAffixer",
+    "CaptionDropper",
+    "CaptionFilter",
+    "CaptionShuffler",
+    "DataError",
+    "Decoder",
+    "Draws",
+    "ElasticDataLoader",
+    "Extent",
+    "FieldLoader",
+    "Filter",
+    "Lanes",
+    "Mapper",
+    "Mixer",
+    "Pipe",
+    "Ref",
+    "Renamer",
+    "Sample",
+    "Selector",
+    "ShardLister",
+    "Shuffler",
+    "SizeFilter",
+    "TarReader",
+    "Transformer",
+    "bucket_report",
+    "merge_states",
+    "verify_resume",
+]

@@ -1,0 +1,115 @@
+"""Augment captions."""
+
+from .captions import add_affixes, check_parts, drop_caption, drop_parts, shuffle_parts
+from .draws import Draws
+from .errors import DataError
+from .pipe import Pipe
+from .sample import Sample
+from .work import Slot, WorkPipe
+
+
+class CaptionPipe(WorkPipe):
+    """Base of the pipes that change ``caption``."""
+
+    def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
+        caption = sample.get("caption")
+        if not isinstance(caption, str):
+            raise DataError(
+                "has no caption: name its field in .decode(caption=…), or give "
+                "caption_default=''"
+            )
+        return {**sample, "caption": self.change(caption, draws)}
+
+    def change(self, caption: str, draws: Draws) -> str:
+        """Return the caption changed."""
+        raise TypeError(f"{type(self).__name__} changes no captions")
+
+
+class CaptionShuffler(CaptionPipe):
+    """Yields samples with the parts of their captions shuffled (``.shuffle_caption(…)``).
+
+    Args:
+        source: Pipe of the work half.
+        separator: Stands between parts.
+        keep: Number of first parts that stay in place.
+        p: Probability of shuffling.
+    """
+
+    def __init__(
+        self, source: Pipe, *, separator: str = ",", keep: int = 0, p: float = 1.0
+    ) -> None:
+        check_parts(separator=separator, keep=keep, p=p)
+        self.source: Pipe = source
+        self.separator = separator
+        self.keep = keep
+        self.p = p
+
+    def change(self, caption: str, draws: Draws) -> str:
+        return shuffle_parts(
+            caption, separator=self.separator, keep=self.keep, p=self.p, draws=draws
+        )
+
+
+class CaptionDropper(CaptionPipe):
+    """Yields samples whose captions are dropped at random (``.drop_caption(p)``).
+
+    For classifier-free guidance a model must see empty captions too.
+
+    Args:
+        source: Pipe of the work half.
+        p: Probability that the whole caption becomes "".
+        parts: Probability that each single part is dropped.
+        separator: Stands between parts.
+        keep: Number of first parts that are never dropped singly.
+    """
+
+    def __init__(
+        self,
+        source: Pipe,
+        p: float = 0.1,
+        *,
+        parts: float = 0.0,
+        separator: str = ",",
+        keep: int = 0,
+    ) -> None:
+        check_parts(separator=separator, keep=keep, p=p)
+        check_parts(p=parts)
+        self.source: Pipe = source
+        self.p = p
+        self.parts = parts
+        self.separator = separator
+        self.keep = keep
+
+    def change(self, caption: str, draws: Draws) -> str:
+        caption = drop_caption(caption, p=self.p, draws=draws)
+        if not caption or not self.parts:
+            return caption
+        return drop_parts(
+            caption, separator=self.separator, keep=self.keep, p=self.parts, draws=draws
+        )
+
+
+class CaptionAffixer(CaptionPipe):
+    """Yields samples with a prefix, a suffix or a trigger phrase put to their captions.
+
+    Chained by ``.affix_caption(…)``. Put it before ``.drop_caption()``: an empty caption stays empty.
+
+    Args:
+        source: Pipe of the work half.
+        prefix: Put directly in front.
+        suffix: Put directly behind.
+        trigger: A phrase put in front of all, unless the caption already has it.
+    """
+
+    def __init__(
+        self, source: Pipe, *, prefix: str = "", suffix: str = "", trigger: str = ""
+    ) -> None:
+        self.source: Pipe = source
+        self.prefix = prefix
+        self.suffix = suffix
+        self.trigger = trigger
+
+    def change(self, caption: str, draws: Draws) -> str:
+        return add_affixes(
+            caption, prefix=self.prefix, suffix=self.suffix, trigger=self.trigger
+        )

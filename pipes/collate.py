@@ -1,0 +1,64 @@
+"""Samples to one batch."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors import DataError, name_sample
+from .sample import KEY, REF, URL, Sample
+
+
+def collate(samples: Sequence[Sample], ready: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    """Return a dict of fields: tensors stacked, ragged ones in lists, everything else in lists.
+
+    Numbers and booleans become a tensor [B] (int64, float32, bool), numpy arrays become tensors,
+    ``__ref__`` an int64 tensor [B, 3].
+
+    Args:
+        samples: Samples with the same fields.
+        ready: Fields that are in a batch's tensor already.
+
+    Raises:
+        DataError: A sample lacks a field that another has.
+    """
+    ready = ready or {}
+    fields = samples[0].keys()
+    for sample in samples:
+        if sample.keys() != fields:
+            _refuse(samples[0], sample)
+    return {
+        name: ready[name] if name in ready else _column(name, [s[name] for s in samples])
+        for name in fields
+    }
+
+
+def _column(name: str, values: list[Any]) -> Any:
+    if name == REF:
+        return torch.tensor(values, dtype=torch.int64)
+    first = values[0]
+    if isinstance(first, np.ndarray):
+        values = [torch.from_numpy(np.ascontiguousarray(v)) for v in values]
+        first = values[0]
+    if isinstance(first, torch.Tensor):
+        same = all(v.shape == first.shape and v.dtype == first.dtype for v in values)
+        return torch.stack(values) if same else values
+    if isinstance(first, bool | np.bool_) and all(isinstance(v, bool | np.bool_) for v in values):
+        return torch.tensor([bool(v) for v in values])
+    if all(isinstance(v, Number) and not isinstance(v, complex) for v in values):
+        whole = all(isinstance(v, int | np.integer) for v in values)
+        return torch.tensor(values, dtype=torch.int64 if whole else torch.float32)
+    return values
+
+
+def _refuse(first: Sample, other: Sample) -> None:
+    missing = [f for f in first if f not in other]
+    more = [f for f in other if f not in first]
+    lacking, having, names = (other, first, missing) if missing else (first, other, more)
+    raise DataError(
+        f"{name_sample(lacking[URL], lacking[KEY])} has no field "
+        f"{', '.join(map(repr, names))}, and {name_sample(having[URL], having[KEY])} of the same "
+        "batch has: .select() the fields that all samples have, or .filter() for them"
+    )

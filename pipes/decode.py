@@ -1,0 +1,176 @@
+"""Begin the work half: images to uint8 tensors, texts to str."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .captions import check_pick
+from .decode_image import DecodePolicy, decode, probe
+from .draws import Draws
+from .errors import DataError
+from .decode_fields import CaptionField, decode_field
+from .geometry import Crop, cover_crop, crop_top_left, resized_crop
+from .pipe import Pipe
+from .sample import Extent, Sample
+from .shard_index import image_field
+from .work import Decoding, Slot
+
+
+class Decoder(Decoding):
+    """Yields samples with their image and caption decoded (``.decode(…)``). The work half begins.
+
+    ``image`` is uint8 [3, H, W], RGB, upright; ``caption`` is str. Other fields are decoded by their
+    extension: ``json`` to what it holds, ``npy`` to an array (never a pickle), ``cls`` to int, the
+    rest stays bytes. ``.select()`` keeps fields that nobody needs from being read.
+
+    Where a bucketer stands before, or ``size`` is given, the image is resized to cover that size
+    with antialiasing, cropped, flipped, and written straight into the batch's tensor. With it come
+    ``original_size``, ``crop_top_left``, ``target_size`` (int64 [2], height before width, as SDXL's
+    micro-conditioning wants them, for the crop really made) and ``flipped`` (bool).
+
+    Args:
+        source: The order half.
+        size: (height, width) of all images, or one number for a square, where no bucketer stands
+            before. None: each its own, in a list.
+        image: Name of the image's field (default: found by extension).
+        caption: Name of the caption's field; ``"json.text"`` is field ``text`` of a JSON object.
+            Default: the first of ``caption``, ``txt``, ``text`` that the sample has.
+        caption_pick: Which of several captions: ``"first"``, ``"random"``, or a weight for each.
+        caption_lines: Whether each line of a text is a caption of its own.
+        caption_default: The caption of a sample that has none, instead of an error where
+            ``caption`` is named, or of no ``caption`` field.
+        crop: ``"center"``, ``"random"``, or ``"resized"``: a region of random area and aspect ratio
+            as torchvision's RandomResizedCrop draws it.
+        scale: For ``"resized"``: least and largest share of the original's area.
+        ratio: For ``"resized"``: least and largest width / height; None: the target's own.
+        flip: Probability of a mirror image.
+        matte: Colour (red, green, blue) that shows through transparent pixels.
+        alpha: ``"matte"`` composites on the matte; ``"mask"`` gives the opacity as field ``mask``,
+            uint8 [1, H, W], too.
+        icc: Convert images with a colour profile to sRGB.
+        max_pixels: A larger image is bad data (a decompression bomb).
+    """
+
+    def __init__(
+        self,
+        source: Pipe,
+        size: int | tuple[int, int] | None = None,
+        *,
+        image: str | None = None,
+        caption: str | None = None,
+        caption_pick: Literal["first", "random"] | Sequence[float] = "first",
+        caption_lines: bool = False,
+        caption_default: str | None = None,
+        crop: Literal["center", "random", "resized"] = "center",
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] | None = None,
+        flip: float = 0.0,
+        matte: tuple[int, int, int] = (255, 255, 255),
+        alpha: Literal["matte", "mask"] = "matte",
+        icc: bool = True,
+        max_pixels: int = 178_956_970,
+    ) -> None:
+        if crop not in ("center", "random", "resized"):
+            raise ValueError(f"crop must be 'center', 'random' or 'resized', got {crop!r}")
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip is a probability from 0 to 1, got {flip}")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"scale is two growing shares of the area in (0, 1], got {scale}")
+        if ratio is not None and not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"ratio is two growing positive numbers, got {ratio}")
+        check_pick(caption_pick)
+        self.source: Pipe = source
+        self.size = size
+        self.fixed = (size, size) if isinstance(size, int) else size
+        if self.fixed is not None and min(self.fixed) < 1:
+            raise ValueError(f"size is (height, width) in pixels, at least 1, got {size}")
+        self.image = image
+        self.caption = caption
+        self.caption_pick = caption_pick
+        self.caption_lines = caption_lines
+        self.caption_default = caption_default
+        self.crop = crop
+        self.scale = scale
+        self.ratio = ratio
+        self.flip = flip
+        self.matte = matte
+        self.alpha = alpha
+        self.icc = icc
+        self.max_pixels = max_pixels
+        self.policy = DecodePolicy(matte=matte, alpha=alpha, icc=icc, max_pixels=max_pixels)
+        self.captions = CaptionField(caption, caption_pick, caption_lines, caption_default)
+
+    def image_size(self) -> tuple[int, int] | None:
+        return self.fixed
+
+    def masks(self) -> bool:
+        return self.alpha == "mask"
+
+    def check(self, bucketed: bool) -> None:
+        if bucketed and self.fixed is not None:
+            raise ValueError("decode(size=…) stands behind a bucketer, which gives sizes itself")
+        if not bucketed and self.fixed is None and self.crop != "center":
+            raise ValueError(f"decode(crop={self.crop!r}) needs size=…, or a bucketer before it")
+
+    def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
+        fields = [name for name, value in sample.items() if isinstance(value, Extent)]
+        name = self.image or image_field(fields)
+        if name is not None and name not in sample:
+            raise DataError(f"has no field {name!r}; its fields are: {', '.join(fields) or 'none'}")
+        out = {k: v for k, v in sample.items() if k.startswith("__") and not k.startswith("__image")}
+        taken, caption = self.captions.read(sample, draws)
+        for field in fields:
+            if field == name:
+                self._image(field, sample[field], draws, slot, out)
+            elif field != taken:
+                out[field] = decode_field(field, sample[field])
+        if caption is not None:
+            out["caption"] = caption
+        return out
+
+    def _image(self, field: str, extent: Extent, draws: Draws, slot: Slot, out: Sample) -> None:
+        try:
+            data = extent.read()
+            original = probe(data, self.policy)
+            target = slot.size or original
+            crop, flip = self._crop(original, target, draws)
+            mask = slot.mask
+            if self.masks() and mask is None:
+                mask = torch.empty((1, *target), dtype=torch.uint8)
+            whole = slot.size is None
+            out["image"] = decode(
+                data,
+                self.policy,
+                crop=None if whole else crop,
+                out=slot.image,
+                size=None if whole else target,
+                flip=flip,
+                mask_out=mask,
+            )
+        except DataError as error:
+            raise DataError(f"field {field!r}: {error}") from error
+        if mask is not None:
+            out["mask"] = mask
+        out["original_size"] = np.array(original, np.int64)
+        out["crop_top_left"] = np.array(crop_top_left(crop, original, target, flip), np.int64)
+        out["target_size"] = np.array(target, np.int64)
+        out["flipped"] = flip
+
+    def _crop(
+        self, original: tuple[int, int], target: tuple[int, int], draws: Draws
+    ) -> tuple[Crop, bool]:
+        """Return which region of the original becomes the image, and whether it is mirrored."""
+        flip = draws.uniform("decode.flip") < self.flip
+        if self.crop == "resized":
+            numbers = partial(draws.uniform, "decode.crop")
+            region = resized_crop(
+                original, target, scale=self.scale, ratio=self.ratio, draws=numbers
+            )
+            return region, flip
+        anchor = (0.5, 0.5)
+        if self.crop == "random":
+            anchor = (draws.uniform("decode.top"), draws.uniform("decode.left"))
+        return cover_crop(original, target, anchor=anchor), flip

@@ -1,0 +1,90 @@
+"""Choose and rename fields."""
+
+from collections.abc import Mapping, Sequence
+
+from .errors import DataError
+from .order import Item, Lane, Order, Through
+from .pipe import Pipe
+from .sample import Ref, Sample
+
+
+class FieldOrder(Through):
+    """Applies a pure function of the fields to each sample, in `next` and in `resolve` alike."""
+
+    def __init__(self, source: Order[Item], lane: Lane, pipe: "Selector | Renamer") -> None:
+        super().__init__(source, lane)
+        self.apply = pipe.apply
+
+    def next(self) -> Item:
+        while True:
+            item = self.source.next()
+            if item.sample is None:  # nobody has asked for it yet; `resolve` will apply this
+                return item
+            try:
+                return Item(item.ref, self.apply(item.sample))
+            except DataError as error:
+                self.fail(item.ref, error)
+
+    def resolve(self, ref: Ref) -> Sample:
+        return self.apply(self.source.resolve(ref))
+
+
+class Selector(Pipe):
+    """Yields samples with only some of their fields (``.select("jpg", "txt")``).
+
+    What is not selected is never read. Fields whose names begin with ``__`` stay.
+
+    Args:
+        source: Pipe of samples.
+        fields: Names of the fields to keep; one that a sample lacks is bad data.
+    """
+
+    def __init__(self, source: Pipe, fields: Sequence[str]) -> None:
+        if isinstance(fields, str) or not fields:
+            raise ValueError(f"select needs names of fields, such as 'jpg', 'txt'; got {fields!r}")
+        self.source: Pipe = source
+        self.fields = tuple(fields)
+
+    def apply(self, sample: Sample) -> Sample:
+        """Return the sample with the chosen fields."""
+        chosen = {k: v for k, v in sample.items() if k.startswith("__")}
+        for name in self.fields:
+            chosen[name] = _field(sample, name)
+        return chosen
+
+    def _order(self, lane: Lane) -> Order[Item]:
+        return FieldOrder(self.source._order(lane), lane, self)
+
+
+class Renamer(Pipe):
+    """Yields samples with fields renamed (``.rename(caption="txt")``).
+
+    Args:
+        source: Pipe of samples.
+        new_to_old: New name to old name; a field that a sample lacks is bad data.
+    """
+
+    def __init__(self, source: Pipe, new_to_old: Mapping[str, str]) -> None:
+        if not new_to_old:
+            raise ValueError("rename needs new and old names, such as caption='txt'")
+        self.source: Pipe = source
+        self.new_to_old = dict(new_to_old)
+
+    def apply(self, sample: Sample) -> Sample:
+        """Return the sample with the new names."""
+        old = set(self.new_to_old.values())
+        renamed = {k: v for k, v in sample.items() if k not in old}
+        for new, name in self.new_to_old.items():
+            renamed[new] = _field(sample, name)
+        return renamed
+
+    def _order(self, lane: Lane) -> Order[Item]:
+        return FieldOrder(self.source._order(lane), lane, self)
+
+
+def _field(sample: Sample, name: str) -> object:
+    try:
+        return sample[name]
+    except KeyError:
+        fields = ", ".join(f for f in sample if not f.startswith("__"))
+        raise DataError(f"has no field {name!r}; its fields are: {fields or 'none'}") from None

@@ -1,0 +1,24 @@
+"""Begin the work half with bytes."""
+
+from .draws import Draws
+from .pipe import Pipe
+from .sample import Extent, Sample
+from .work import Decoding, Slot
+
+
+class FieldLoader(Decoding):
+    """Yields samples whose fields are bytes, undecoded (``.load()``).
+
+    Args:
+        source: The order half.
+    """
+
+    def __init__(self, source: Pipe) -> None:
+        self.source: Pipe = source
+
+    def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
+        return {
+            k: v.read() if isinstance(v, Extent) else v
+            for k, v in sample.items()
+            if not k.startswith("__image")
+        }

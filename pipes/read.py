@@ -1,0 +1,62 @@
+"""Read extents of local files."""
+
+import os
+from collections import OrderedDict
+
+from .errors import DataError
+from .sample import Extent
+
+
+class OpenFiles:
+    """Keeps the files last read open.
+
+    ``os.pread`` takes its own offset, so descriptors may be shared by lanes and inherited by a fork.
+    Not mmap: a file that was truncated must be an error, not a SIGBUS.
+
+    Args:
+        most: Number of files kept open.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        self.most = most
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def descriptor(self, path: str) -> int:
+        """Return a file descriptor, to be used before the next call."""
+        fd = self._open.get(path)
+        if fd is not None:
+            self._open.move_to_end(path)
+            return fd
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._open[path] = fd
+        if len(self._open) > self.most:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+
+_FILES = OpenFiles()
+
+
+def read_extent(extent: Extent) -> bytes:
+    """Return the bytes of ``extent``.
+
+    Raises:
+        DataError: The file ends before the extent does.
+        OSError: The file cannot be read.
+    """
+    path, offset, size = extent
+    data = os.pread(_FILES.descriptor(path), size, offset)
+    if len(data) == size:
+        return data
+    parts = [data]
+    got = len(data)
+    while got < size:  # one pread returns at most 2 GiB on Linux
+        data = os.pread(_FILES.descriptor(path), size - got, offset + got)
+        if not data:
+            raise DataError(
+                f"{path} ends at byte {offset + got}, in the middle of an extent of {size} bytes "
+                f"from byte {offset}: the file was truncated"
+            )
+        parts.append(data)
+        got += len(data)
+    return b"".join(parts)

@@ -1,0 +1,150 @@
+"""Shuffle in a sliding window of refs."""
+
+from collections import deque
+from heapq import heappop, heappush
+
+from .draws import GOLDEN, MASK, hash64, hash_text, mix64
+from .order import Item, Lane, Order, State, Through
+from .pipe import Pipe
+from .sample import Ref
+
+_SHUFFLE = hash_text("shuffle.window")
+_UNIT = 1 << 32
+
+
+class Shuffler(Pipe):
+    """Yields samples in a random order (``.shuffle(buffer_size)``).
+
+    A sliding window: input i of a pass gets the key i + u n, with n the buffer size and u in [0, 1)
+    drawn from (seed, lane, pass, i); samples leave in the order of their keys, as soon as no later
+    input can come before them. So a sample moves by less than n places, the first sample leaves
+    before the window is full, and each pass is shuffled by itself: every sample comes once before
+    any comes again. (Over mixed or resampled sources, whose passes have no common end, the window
+    slides on without end.)
+
+    The window holds refs, so a million samples cost megabytes. A checkpoint holds no window: a
+    resume reads at most 9/8 n index entries again.
+
+    Args:
+        source: Pipe of samples.
+        buffer_size: Size of the window, n, in samples.
+    """
+
+    def __init__(self, source: Pipe, buffer_size: int) -> None:
+        if buffer_size < 1:
+            raise ValueError(f"buffer_size must be at least 1 sample, got {buffer_size}")
+        self.source: Pipe = source
+        self.buffer_size = buffer_size
+
+    def _order(self, lane: Lane) -> Order[Item]:
+        return ShuffleOrder(self.source._order(lane), lane, self.buffer_size, self.passes_end)
+
+
+class ShuffleOrder(Through):
+    """The window: a heap of (key, i, ref).
+
+    All that can be pending was read less than n inputs before the last key that left. So a state is
+    the source's state at some input before those, and how to tell what has left since: by the
+    (key, i) of what left last. Source states are noted every n/8 inputs.
+    """
+
+    def __init__(self, source: Order[Item], lane: Lane, size: int, passes_end: bool) -> None:
+        super().__init__(source, lane)
+        self.size = size
+        self.passes_end = passes_end
+        self.stride = max(1, size // 8)
+        self._start(self.source.state(), 0, 0, (-1, -1))
+
+    def _start(self, source: State, epoch: int, first: int, left: tuple[int, int]) -> None:
+        """Begin in pass ``epoch``, with input ``first`` next and all up to ``left`` gone."""
+        self._epoch = epoch  # the pass whose samples leave now
+        self._next = first  # number of the next input in that pass
+        self._left = left  # (key, i) of what left last
+        self._heap: list[tuple[int, int, Ref]] = []
+        self._held: Item | None = None  # the first input of the next pass, while this one drains
+        self._ended = False
+        self._reads = 0
+        # (inputs read since _start, pass, number of the next input in it, source's state)
+        self._notes: deque[tuple[int, int, int, State]] = deque([(0, epoch, first, source)])
+        self._begun = -first  # inputs read when the present pass began
+        self._set_key()
+
+    def _set_key(self) -> None:
+        self._key = hash64(self.lane.seed, _SHUFFLE, self.lane.number, self._epoch)
+
+    def next(self) -> Item:
+        while True:
+            heap = self._heap
+            # No later input of this pass has a key below its own number.
+            if heap and (heap[0][0] < self._next * _UNIT or self._ended or self._held is not None):
+                key, i, ref = heappop(heap)
+                self._left = (key, i)
+                return Item(ref)
+            if self._held is not None:
+                self._turn(self._held)
+            elif self._ended:
+                raise StopIteration
+            else:
+                self._read()
+
+    def _read(self) -> None:
+        """Take one input into the window."""
+        if self._reads - self._notes[-1][0] >= self.stride:
+            self._note()
+        try:
+            item = self.source.next()
+        except StopIteration:
+            self._ended = True
+            return
+        self._reads += 1
+        if self.passes_end and item.ref.epoch != self._epoch:
+            # After a load, inputs of earlier passes may come again: they all have left.
+            if item.ref.epoch > self._epoch:
+                self._held = item
+            return
+        self._push(item.ref)
+
+    def _push(self, ref: Ref) -> None:
+        i = self._next
+        self._next = i + 1
+        if i == 0:
+            self._begun = self._reads - 1
+        draw = mix64((self._key + i * GOLDEN) & MASK) >> 32
+        key = i * _UNIT + draw * self.size
+        if (key, i) > self._left:
+            heappush(self._heap, (key, i, ref))
+
+    def _turn(self, first: Item) -> None:
+        """Begin the next pass with its first input."""
+        self._held = None
+        self._epoch = first.ref.epoch
+        self._next, self._left = 0, (-1, -1)
+        self._set_key()
+        self._push(first.ref)
+
+    def _note(self) -> None:
+        self._notes.append((self._reads, self._epoch, self._next, self.source.state()))
+        needed = self._needed()
+        while len(self._notes) > 1 and self._notes[1][0] <= needed:
+            self._notes.popleft()
+
+    def _needed(self) -> int:
+        """Return how many inputs had been read before the first that can still be pending."""
+        return self._begun + max(0, self._left[0] // _UNIT - self.size + 1)
+
+    def state(self) -> State:
+        needed = self._needed()
+        note = self._notes[0]
+        for later in self._notes:
+            if later[0] > needed:
+                break
+            note = later
+        _, epoch, first, source = note
+        if epoch != self._epoch:
+            first = 0
+        return [source, self._epoch, first, *self._left]
+
+    def load(self, state: State) -> None:
+        source, epoch, first, key, i = state
+        self.source.load(source)
+        self._start(source, epoch, first, (key, i))

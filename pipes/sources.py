@@ -1,0 +1,126 @@
+"""The open shards of one process, shared by all of its lanes."""
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .pipe import Pipe
+from .sample import REF, Ref, Sample
+
+
+class Source(ABC):
+    """Samples by (shard, index): what a lane's order and the work half read from.
+
+    Shards are numbered from 0 here; `Sources` adds the offset that makes a number unique in a graph.
+    """
+
+    @abstractmethod
+    def size(self, shard: int) -> int:
+        """Return the number of samples in a shard."""
+
+    @abstractmethod
+    def sample(self, shard: int, index: int) -> Sample:
+        """Return a sample: its key, its URL and its fields as extents."""
+
+    @abstractmethod
+    def name(self, shard: int, index: int) -> tuple[str, str]:
+        """Return (url, key) of a sample."""
+
+    @abstractmethod
+    def url(self, shard: int) -> str:
+        """Return the URL of a shard."""
+
+    @abstractmethod
+    def fingerprint(self, shard: int) -> int:
+        """Return 64 bits that change when what a ref into this shard means changes."""
+
+
+class SourcePipe(Pipe):
+    """A pipe that reads samples from shards: the root of a graph."""
+
+    seed: int
+    resample: bool
+    shuffle_shards: bool
+
+    @property
+    def passes_end(self) -> bool:
+        return not self.resample
+
+    @abstractmethod
+    def shard_count(self) -> int:
+        """Return the number of shards."""
+
+    @abstractmethod
+    def shard_sizes(self, skip: bool) -> np.ndarray:
+        """Return the number of samples of each shard, int64 [shards].
+
+        With ``skip``, a shard whose data is bad counts 0 samples and a warning names it.
+        """
+
+    def splits_samples(self) -> bool:
+        """Return whether single samples are left out, so that sizes say too much."""
+        return False
+
+    @abstractmethod
+    def image_sizes(self) -> Iterator[np.ndarray]:
+        """Yield each shard's image sizes, int32 [samples, 2], height before width."""
+
+    @abstractmethod
+    def open(self, image_sizes: bool) -> Source:
+        """Return this process's source; with ``image_sizes`` its samples know their image's size."""
+
+
+def source_pipes(pipe: Pipe) -> list[SourcePipe]:
+    """Return the roots of a graph, in the order in which its pipes name them."""
+    if isinstance(pipe, SourcePipe):
+        return [pipe]
+    return [root for source in pipe.sources for root in source_pipes(source)]
+
+
+class Sources:
+    """Resolves refs over all sources of a graph.
+
+    Args:
+        pipes: The graph's source pipes, in their order.
+        image_sizes: Whether samples carry their image's size.
+    """
+
+    def __init__(self, pipes: Sequence[SourcePipe], image_sizes: bool) -> None:
+        self.pipes = tuple(pipes)
+        self._open = [pipe.open(image_sizes) for pipe in pipes]
+        self._first = [0]
+        for pipe in pipes[:-1]:
+            self._first.append(self._first[-1] + pipe.shard_count())
+
+    def of(self, pipe: SourcePipe) -> tuple[Source, int]:
+        """Return a pipe's open source and the number of its first shard."""
+        i = next(i for i, p in enumerate(self.pipes) if p is pipe)
+        return self._open[i], self._first[i]
+
+    def _at(self, shard: int) -> tuple[Source, int]:
+        i = bisect_right(self._first, shard) - 1 if len(self._first) > 1 else 0
+        return self._open[i], shard - self._first[i]
+
+    def sample(self, ref: Ref) -> Sample:
+        """Return the sample that ``ref`` names."""
+        source, shard = self._at(ref.shard)
+        sample = source.sample(shard, ref.index)
+        sample[REF] = ref
+        return sample
+
+    def name(self, ref: Ref) -> tuple[str, str]:
+        """Return (url, key) of the sample that ``ref`` names."""
+        source, shard = self._at(ref.shard)
+        return source.name(shard, ref.index)
+
+    def url(self, shard: int) -> str:
+        """Return a shard's URL."""
+        source, number = self._at(shard)
+        return source.url(number)
+
+    def fingerprint(self, shard: int) -> int:
+        """Return 64 bits that change when what a ref into this shard means changes."""
+        source, number = self._at(shard)
+        return source.fingerprint(number)

@@ -1,0 +1,208 @@
+"""The work half: a batch of refs becomes a batch of tensors.
+
+It is a pure function of the batch's refs and the seed, so any number of processes can run it, and
+none of it is ever in a checkpoint.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+from .collate import collate
+from .draws import Draws
+from .errors import DataError, name_sample
+from .order import Batch, Skipped
+from .pipe import Pipe
+from .sample import KEY, REF, URL, Ref, Sample
+
+BATCH = "__batch__"
+FILLED = "__filled__"
+
+
+class Slot:
+    """A sample's place in the batch that is being made.
+
+    Attributes:
+        size: (height, width) that its image gets; None: its own.
+        image: Its part of the batch's tensor, uint8 [3, H, W]; None where sizes differ.
+        mask: Its part of the batch's masks, uint8 [1, H, W], where masks are kept.
+    """
+
+    __slots__ = ("image", "mask", "size")
+
+    def __init__(self, size: tuple[int, int] | None) -> None:
+        self.size = size
+        self.image: torch.Tensor | None = None
+        self.mask: torch.Tensor | None = None
+
+
+class WorkPipe(Pipe):
+    """A pipe of the work half.
+
+    ``per`` says whether `work` takes samples or `work_batch` takes batches.
+    """
+
+    half = "work"
+    per: Literal["sample", "batch"] = "sample"
+    source: Pipe
+
+    @abstractmethod
+    def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
+        """Return the sample with this step's work done. It may raise `DataError`."""
+
+    def work_batch(self, batch: dict[str, Any], draws: Draws) -> Any:
+        """Return the batch with this step's work done, where ``per`` is ``"batch"``."""
+        raise TypeError(f"{type(self).__name__} works on samples")
+
+
+class Decoding(WorkPipe):
+    """A pipe that begins the work half: it turns extents into values."""
+
+    def image_size(self) -> tuple[int, int] | None:
+        """Return the (height, width) that all images get, or None."""
+        return None
+
+    def check(self, bucketed: bool) -> None:
+        """Refuse arguments that do not fit the order half (``bucketed``: it gives sizes)."""
+
+    def masks(self) -> bool:
+        """Return whether masks are made."""
+        return False
+
+
+class Workshop:
+    """Runs a graph's work half on one batch after another.
+
+    Args:
+        pipes: The work half's pipes, in order.
+        seed: The graph's seed.
+        on_error: What a sample's bad data does.
+        shared: Make tensors in shared memory, so that handing them to another process copies
+            nothing.
+    """
+
+    def __init__(
+        self, pipes: list[WorkPipe], seed: int, on_error: Literal["raise", "skip"], shared: bool
+    ) -> None:
+        first = pipes[0]
+        assert isinstance(first, Decoding)
+        self.decoding = first
+        # Each with how many of its kind stand before it, so that two of a kind draw apart.
+        nth = [sum(type(q) is type(p) for q in pipes[:i]) for i, p in enumerate(pipes)]
+        self.per_sample = [(p, n) for p, n in zip(pipes, nth, strict=True) if p.per == "sample"]
+        self.per_batch = [(p, n) for p, n in zip(pipes, nth, strict=True) if p.per == "batch"]
+        self.seed = seed
+        self.on_error = on_error
+        self.shared = shared
+
+    def run(
+        self, g: int, batch: Batch, resolve: Callable[[Ref], Sample]
+    ) -> tuple[dict[str, Any], list[Skipped]]:
+        """Return global batch ``g`` made from its refs, and what was passed over.
+
+        With ``on_error="skip"`` a bad sample's place is taken by a whole copy of the next good
+        sample of the batch, with the random draws of the place; ``__filled__`` lists the places.
+
+        Raises:
+            DataError: A sample is bad and ``on_error`` is ``"raise"``, or none of the batch is good.
+        """
+        slots = self._slots(batch)
+        skipped: list[Skipped] = []
+        bad: set[int] = set()
+        samples: list[Sample] = []
+        filled: list[int] = []
+        n = len(batch.refs)
+        for i in range(n):
+            for j in (*range(i, n), *range(i)):
+                if j in bad:
+                    continue
+                try:
+                    samples.append(self._sample(batch.refs[j], batch.refs[i], slots[i], resolve))
+                except DataError as error:
+                    if self.on_error == "raise":
+                        raise
+                    if j == i:
+                        bad.add(i)
+                        skipped.append(self._skipped(batch.refs[i], error, resolve))
+                    continue
+                if j != i:
+                    filled.append(i)
+                break
+            else:
+                raise DataError(f"batch {g} has no good sample: {'; '.join(s.reason for s in skipped)}")
+        return self._finish(g, batch, samples, slots, filled), skipped
+
+    def _slots(self, batch: Batch) -> list[Slot]:
+        size = batch.size or self.decoding.image_size()
+        slots = [Slot(size) for _ in batch.refs]
+        if size is not None:
+            images = self._empty((len(slots), 3, *size))
+            masks = self._empty((len(slots), 1, *size)) if self.decoding.masks() else None
+            for i, slot in enumerate(slots):
+                slot.image = images[i]
+                slot.mask = None if masks is None else masks[i]
+            self._images, self._masks = images, masks
+        return slots
+
+    def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if not self.shared:
+            return torch.empty(shape, dtype=torch.uint8)
+        count = 1
+        for side in shape:
+            count *= side
+        storage = torch.UntypedStorage._new_shared(count)
+        return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
+
+    def _sample(
+        self, ref: Ref, place: Ref, slot: Slot, resolve: Callable[[Ref], Sample]
+    ) -> Sample:
+        """Return sample ``ref`` with all work done, under the draws of ``place``."""
+        draws = Draws(self.seed, place)
+        sample = resolve(ref)
+        url, key = sample[URL], sample[KEY]
+        try:
+            for pipe, nth in self.per_sample:
+                sample = pipe.work(sample, draws.of(nth), slot)
+        except DataError as error:
+            raise DataError(f"{name_sample(url, key)}: {error}") from error
+        except Exception as error:
+            error.add_note(f"in {type(pipe).__name__}, on {name_sample(url, key)}")
+            raise
+        for name, value in ((KEY, key), (URL, url), (REF, ref)):
+            sample.setdefault(name, value)
+        return sample
+
+    def _skipped(self, ref: Ref, error: DataError, resolve: Callable[[Ref], Sample]) -> Skipped:
+        try:
+            sample = resolve(ref)
+            return Skipped(sample[URL], sample[KEY], str(error))
+        except DataError:
+            return Skipped("", str(tuple(ref)), str(error))
+
+    def _finish(
+        self, g: int, batch: Batch, samples: list[Sample], slots: list[Slot], filled: list[int]
+    ) -> dict[str, Any]:
+        ready: dict[str, torch.Tensor] = {}
+        for name, whole in (("image", "_images"), ("mask", "_masks")):
+            parts = [getattr(slot, name) for slot in slots]
+            if all(p is not None and s.get(name) is p for p, s in zip(parts, samples, strict=True)):
+                ready[name] = getattr(self, whole)
+        out = collate(samples, ready)
+        out[BATCH] = g
+        if self.on_error == "skip":
+            out[FILLED] = filled
+        return self._transform(out, batch.refs[0])
+
+    def _transform(self, out: dict[str, Any], first: Ref) -> dict[str, Any]:
+        kept = {k: v for k, v in out.items() if k.startswith("__")}
+        for pipe, nth in self.per_batch:
+            made = pipe.work_batch(out, Draws(self.seed, first).of(nth))
+            if not hasattr(made, "keys"):
+                raise TypeError(
+                    f"a transform must return a dict of the batch's fields, and "
+                    f"{pipe!r:.200} returned {type(made).__name__}"
+                )
+            out = {**kept, **made}
+        return out

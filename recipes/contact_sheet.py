@@ -1,0 +1,294 @@
+"""Batches as the model would see them, on one picture and one page."""
+
+import base64
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+PNG_IMAGES = 64
+PAGE_IMAGES = 400
+COLUMNS = 8
+CELL, PAGE_CELL = 180, 256  # pixels: greatest width of a thumbnail; its height is a third more
+GAP, MARGIN = 16, 32
+CAPTION_LINES = 3
+PAPER, INK, FAINT, FRAME = "#fbfaf8", "#1d1d1f", "#75757c", "#dcdad5"
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d1d1f; --faint: #6d6d75; --line: #dcdad5;
+  --paper: #fbfaf8 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e6e3; --faint: #9a98a0; --line: #3a393e; --paper: #18181a } }
+body { margin: 2rem auto; padding: 0 2rem; max-width: 100rem; color: var(--ink);
+  background: var(--paper); font: 15px/1.45 system-ui, sans-serif }
+h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 .8rem }
+small, .faint { color: var(--faint); font-weight: normal } .empty { font-style: italic }
+.notes { white-space: pre-line; max-width: 50rem }
+.sheet { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: flex-start }
+figure { margin: 0 } figure img { display: block; border-radius: 3px }
+figcaption { font-size: .8rem; margin-top: .35rem; overflow-wrap: anywhere }
+figcaption small { display: block }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 1.5rem }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid var(--line) }
+"""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One picture of a batch: uint8 [3, H, W], not yet scaled."""
+
+    image: Any
+    caption: str
+    key: str
+    url: str
+    batch: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return int(self.image.shape[1]), int(self.image.shape[2])
+
+
+def write_contact_sheet(
+    batches: Sequence[Mapping[str, Any]],
+    out: str | Path,
+    *,
+    title: str,
+    notes: str = "",
+    report_html: str = "",
+) -> tuple[Path, Path]:
+    """Return the paths of ``contact_sheet.png`` and ``contact_sheet.html``, written into ``out``.
+
+    Both show the batches' pictures grouped by size (height x width), with captions below. The page
+    needs no other file and no network. The PNG shows at most 64 pictures, the page 400, taken from
+    all groups in turn; both say so when some are left out.
+
+    Args:
+        batches: Batches of a loader: ``image`` uint8 [B, 3, H, W] (tensor or array) or a list of
+            [3, h, w], and ``caption``, ``__key__``, ``__url__`` lists of str, ``__batch__`` int;
+            all but the image may be missing.
+        out: Folder; made if missing.
+        title: Heading.
+        notes: Plain text below the heading; its line breaks are kept.
+        report_html: An HTML fragment for the end of the page, such as `BucketReport.to_html` gives:
+            trusted, and put there as it is.
+
+    Raises:
+        TypeError: If an image is not uint8.
+        ValueError: If there is no picture, or one is not [3, H, W].
+    """
+    cells = [cell for batch in batches for cell in _cells(batch)]
+    if not cells:
+        raise ValueError("there are no pictures to show: no batch has an image")
+    groups: dict[tuple[int, int], list[_Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.size].append(cell)
+    ordered = dict(sorted(groups.items(), key=lambda g: (g[0][0] / g[0][1], g[0])))
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    png, page = out / "contact_sheet.png", out / "contact_sheet.html"
+    sheet = io.BytesIO()
+    _draw_sheet(ordered, title, notes, len(batches)).save(sheet, "PNG")
+    _write(png, sheet.getvalue())
+    html = _page(ordered, title, notes, report_html, len(batches))
+    _write(page, html.encode("utf-8", "replace"))
+    return png, page
+
+
+def _cells(batch: Mapping[str, Any]) -> Iterable[_Cell]:
+    images = batch["image"]
+    count = len(images)
+    empty = [""] * count
+    texts = [batch.get(name, empty) for name in ("caption", "__key__", "__url__")]
+    for image, caption, key, url in zip(images, *texts, strict=True):
+        yield _Cell(
+            _checked(image), str(caption), str(key), str(url), int(batch.get("__batch__", -1))
+        )
+
+
+def _checked(image: Any) -> Any:
+    if not str(image.dtype).endswith("uint8"):
+        raise TypeError(f"a picture must be uint8 [3, H, W], got {image.dtype}")
+    if len(image.shape) != 3 or image.shape[0] != 3:
+        raise ValueError(f"a picture must be [3, H, W], got {list(image.shape)}")
+    return image
+
+
+def _thumbnail(cell: _Cell, width: int) -> Image.Image:
+    image = cell.image.cpu().numpy() if hasattr(cell.image, "cpu") else np.asarray(cell.image)
+    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    picture.thumbnail((width, width * 4 // 3), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _shown(groups: Mapping[Any, list[_Cell]], limit: int) -> dict[Any, int]:
+    """Return how many of each group are shown: all, or a fair share of ``limit`` in whole rows."""
+    share = max(1, limit // len(groups))
+    share -= share % COLUMNS if share > COLUMNS else 0
+    shown = dict.fromkeys(groups, 0)
+    for step in (share, COLUMNS):
+        more = True
+        while more:
+            more = False
+            for g, cells in groups.items():
+                n = min(step, len(cells) - shown[g])
+                if 0 < n <= limit - sum(shown.values()):
+                    shown[g] += n
+                    more = step == COLUMNS
+    return shown
+
+
+def _summary(groups: Mapping[Any, list[_Cell]], shown: Mapping[Any, int], batches: int) -> str:
+    total, few = sum(map(len, groups.values())), sum(shown.values())
+    words = f"{_count(total, 'picture')} in {_count(batches, 'batch', 'batches')} of "
+    words += f"{_count(len(groups), 'size')} (height x width)"
+    return words if few == total else f"{words}; {few} of them are shown"
+
+
+def _group_words(cells: Sequence[_Cell]) -> str:
+    batches = len({cell.batch for cell in cells})
+    return f"{_count(len(cells), 'picture')} in {_count(batches, 'batch', 'batches')}"
+
+
+def _count(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _page(
+    groups: Mapping[tuple[int, int], list[_Cell]],
+    title: str,
+    notes: str,
+    report_html: str,
+    batches: int,
+) -> str:
+    shown = _shown(groups, PAGE_IMAGES)
+    body = [f"<h1>{escape(title)}</h1>"]
+    body.append(f'<p class="faint">{escape(_summary(groups, shown, batches))}</p>')
+    if notes:
+        body.append(f'<p class="notes">{escape(notes)}</p>')
+    for (height, width), cells in groups.items():
+        if not shown[height, width]:
+            continue
+        body.append(f"<h2>{height} x {width} <small>{_group_words(cells)}</small></h2>")
+        figures = "\n".join(_figure(cell) for cell in cells[: shown[height, width]])
+        body.append(f'<div class="sheet">\n{figures}\n</div>')
+    body.append(report_html)
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _figure(cell: _Cell) -> str:
+    picture = _thumbnail(cell, PAGE_CELL)
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=85)
+    source = base64.b64encode(data.getvalue()).decode()
+    tip = escape(f"{cell.key}\n{cell.url}", quote=True)
+    caption = escape(cell.caption) if cell.caption else '<span class="empty">no caption</span>'
+    return (
+        f'<figure title="{tip}" style="width:{max(picture.width, 120)}px">'
+        f'<img src="data:image/jpeg;base64,{source}" width="{picture.width}"'
+        f' height="{picture.height}" alt="{escape(cell.caption, quote=True)}">'
+        f"<figcaption>{caption}<small>{escape(_where(cell))}</small></figcaption></figure>"
+    )
+
+
+def _where(cell: _Cell) -> str:
+    return cell.key if cell.batch < 0 else f"batch {cell.batch} · {cell.key}"
+
+
+def _draw_sheet(
+    groups: Mapping[tuple[int, int], list[_Cell]], title: str, notes: str, batches: int
+) -> Image.Image:
+    shown = _shown(groups, PNG_IMAGES)
+    fonts = {size: ImageFont.load_default(size) for size in (12, 16, 26)}
+    width = 2 * MARGIN + COLUMNS * CELL + (COLUMNS - 1) * GAP
+    # Drawn on a sheet that is surely long enough, and cut afterwards.
+    rows = sum(-(-n // COLUMNS) for n in shown.values())
+    lines = _wrap(notes, fonts[16], width - 2 * MARGIN, 12) if notes else []
+    tall = 200 + 24 * len(lines) + 60 * len(groups) + rows * (CELL * 4 // 3 + 120)
+    sheet = Image.new("RGB", (width, tall), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    y = MARGIN
+    draw.text((MARGIN, y), _wrap(title, fonts[26], width - 2 * MARGIN, 1)[0], INK, fonts[26])
+    y += 40
+    draw.text((MARGIN, y), _summary(groups, shown, batches), FAINT, fonts[16])
+    y += 26
+    for line in lines:
+        draw.text((MARGIN, y), line, INK, fonts[16])
+        y += 22
+    for (h, w), cells in groups.items():
+        if not shown[h, w]:
+            continue
+        y += 18
+        draw.line((MARGIN, y, width - MARGIN, y), FRAME)
+        y += 10
+        draw.text((MARGIN, y), f"{h} x {w}", INK, fonts[16])
+        indent = MARGIN + draw.textlength(f"{h} x {w}", fonts[16]) + 12
+        draw.text((indent, y + 3), _group_words(cells), FAINT, fonts[12])
+        y += 32
+        for start in range(0, shown[h, w], COLUMNS):
+            row = cells[start : min(start + COLUMNS, shown[h, w])]
+            y += _draw_row(sheet, draw, row, y, fonts[12]) + GAP
+    return sheet.crop((0, 0, width, y + MARGIN - GAP))
+
+
+def _draw_row(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, cells: Sequence[_Cell], y: int, font: Any
+) -> int:
+    """Draw one row of pictures with captions at height ``y``; return how tall it became."""
+    tallest = 0
+    for column, cell in enumerate(cells):
+        x = MARGIN + column * (CELL + GAP)
+        picture = _thumbnail(cell, CELL)
+        sheet.paste(picture, (x, y))
+        frame = (x - 1, y - 1, x + picture.width, y + picture.height)
+        draw.rectangle(frame, outline=FRAME)  # a white picture would have no edge
+        text = y + picture.height + 5
+        for line in _wrap(cell.caption or "(no caption)", font, CELL, CAPTION_LINES):
+            draw.text((x, text), line, INK if cell.caption else FAINT, font)
+            text += 15
+        draw.text((x, text), _wrap(_where(cell), font, CELL, 1)[0], FAINT, font)
+        tallest = max(tallest, text + 15 - y)
+    return tallest
+
+
+def _wrap(text: str, font: Any, width: float, limit: int) -> list[str]:
+    """Return ``text`` as at most ``limit`` lines of ``width`` pixels; "…" ends what is cut."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            if line and font.getlength(f"{line} {word}") > width:
+                lines.append(line)
+                line = word
+            else:
+                line = f"{line} {word}".strip()
+        lines.append(line)
+    cut = len(lines) > limit
+    lines = lines[:limit]
+    for i, line in enumerate(lines):
+        ends = "…" if cut and i == limit - 1 else ""
+        while line and font.getlength(line + ends) > width:
+            line, ends = line[:-1], "…"
+        lines[i] = line + ends
+    return lines or [""]
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file under its name only when it is whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)

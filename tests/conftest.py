@@ -1,0 +1,149 @@
+"""Fixtures: small real shards, and a source of fake samples."""
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from penstock.pipes.draws import hash64
+from penstock.pipes.order import Item, Lane, Order
+from penstock.pipes.passes import PassOrder
+from penstock.pipes.sample import IMAGE_SIZE, KEY, URL, Sample
+from penstock.pipes.sources import Source, SourcePipe
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep indexes and unpacked shards out of the user's cache."""
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def jpeg(height: int, width: int, number: int, **save: object) -> bytes:
+    """Return a JPEG whose pixels tell which sample and which place they are of."""
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), x * 0 + number * 7 % 256], 2)
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=90, **save)
+    return file.getvalue()
+
+
+def write_tar(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> Path:
+    """Write samples to a tar, as webdataset lays them out."""
+    with tarfile.open(path, "w") as tar:
+        for key, fields in samples:
+            for ext, data in fields.items():
+                member = tarfile.TarInfo(f"{key}.{ext}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def sample_fields(number: int) -> dict[str, bytes]:
+    """Return the fields of the sample with this number: an image of its own shape, tags."""
+    height, width = 40 + number * 37 % 80, 40 + number * 53 % 80
+    return {
+        "jpg": jpeg(height, width, number),
+        "txt": f"sample {number}, red, round, {height} by {width}".encode(),
+    }
+
+
+SHARD_SIZES = (17, 5, 23, 11, 30, 9)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Six tars of 95 samples in all, of many image shapes; keys recur in other shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    number = 0
+    for i, size in enumerate(SHARD_SIZES):
+        samples = [(f"{k:04d}", sample_fields(number + k)) for k in range(size)]
+        number += size
+        write_tar(folder / f"{i:05d}.tar", samples)
+    return str(folder / "{00000..00005}.tar")
+
+
+@pytest.fixture
+def make_tar(tmp_path: Path) -> Callable[..., str]:
+    """Return a function that writes samples (key, fields) to a tar and returns its path."""
+
+    def make(samples: list[tuple[str, dict[str, bytes]]], name: str = "00000.tar") -> str:
+        return str(write_tar(tmp_path / name, samples))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_jpeg() -> Callable[..., bytes]:
+    return jpeg
+
+
+@pytest.fixture(scope="session")
+def fields_of() -> Callable[[int], dict[str, bytes]]:
+    return sample_fields
+
+
+class FakeReader(SourcePipe):
+    """Samples without data: shards of given sizes, images of pseudo-random sizes."""
+
+    def __init__(
+        self,
+        sizes: list[int],
+        *,
+        seed: int = 0,
+        shuffle_shards: bool = True,
+        resample: bool = False,
+    ) -> None:
+        self.sizes = sizes
+        self.seed = seed
+        self.shuffle_shards = shuffle_shards
+        self.resample = resample
+
+    def shard_count(self) -> int:
+        return len(self.sizes)
+
+    def shard_sizes(self, skip: bool) -> np.ndarray:
+        return np.array(self.sizes, np.int64)
+
+    def image_sizes(self) -> Iterator[np.ndarray]:
+        source = self.open(True)
+        for shard, size in enumerate(self.sizes):
+            yield np.array([source.sample(shard, i)[IMAGE_SIZE] for i in range(size)]).reshape(-1, 2)
+
+    def open(self, image_sizes: bool) -> "FakeSource":
+        return FakeSource(self.sizes)
+
+    def _order(self, lane: Lane) -> Order[Item]:
+        return PassOrder(self, lane)
+
+
+class FakeSource(Source):
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+
+    def size(self, shard: int) -> int:
+        return self.sizes[shard]
+
+    def sample(self, shard: int, index: int) -> Sample:
+        bits = hash64(shard, index)
+        size = (256 + bits % 512, 256 + (bits >> 32) % 512)
+        return {KEY: f"{index:06d}", URL: f"{shard:05d}.tar", IMAGE_SIZE: size}
+
+    def name(self, shard: int, index: int) -> tuple[str, str]:
+        return f"{shard:05d}.tar", f"{index:06d}"
+
+    def url(self, shard: int) -> str:
+        return f"{shard:05d}.tar"
+
+    def fingerprint(self, shard: int) -> int:
+        return hash64(shard, self.sizes[shard])
+
+
+@pytest.fixture(scope="session")
+def fake() -> type[FakeReader]:
+    """The class of a source whose samples have names and image sizes and no data."""
+    return FakeReader
