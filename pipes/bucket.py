@@ -6,7 +6,7 @@ from typing import Any
 
 from .buckets import Buckets
 from .errors import DataError
-from .filter import sample_image_size
+from .filter import PATIENCE, sample_image_size
 from .order import Batch, Item, Lane, Order, State
 from .pack import pack_refs, unpack_refs
 from .pipe import Pipe
@@ -30,6 +30,7 @@ class AspectRatioBucketer(Pipe):
             samples, at least one, so that every batch is about the same work.
         step: Buckets' sides are multiples of it, in pixels (64; 16 and 32 are common).
         max_ratio: Largest ratio of the longer side to the shorter.
+        min_gap: Buckets whose log aspect ratios are nearer than this are thinned out.
         sizes: The buckets' sizes (height, width) themselves, instead of ``resolution``.
         upscale: Whether images may be enlarged to fill a bucket; a number is the largest
             enlargement. An image that fits no bucket is passed over.
@@ -51,7 +52,8 @@ class AspectRatioBucketer(Pipe):
         *,
         pixels: int | None = None,
         step: int = 64,
-        max_ratio: float = 2.0,
+        max_ratio: float = 2.5,
+        min_gap: float = 0.05,
         sizes: Sequence[tuple[int, int]] | None = None,
         upscale: bool | float = True,
         drop_last: bool = False,
@@ -67,6 +69,7 @@ class AspectRatioBucketer(Pipe):
         self.pixels = pixels
         self.step = step
         self.max_ratio = max_ratio
+        self.min_gap = min_gap
         self.sizes = None if sizes is None else [(int(h), int(w)) for h, w in sizes]
         self.upscale = upscale
         self.drop_last = drop_last
@@ -74,6 +77,7 @@ class AspectRatioBucketer(Pipe):
             None if sizes is not None else resolution,
             step=step,
             max_ratio=max_ratio,
+            min_gap=min_gap,
             sizes=self.sizes,
             upscale=upscale,
         )
@@ -104,7 +108,7 @@ class BucketOrder(Order[Batch]):
         self.words = repr(pipe.arguments())
 
     def next(self) -> Batch:
-        first_lap = self.source.laps
+        first_lap, turned_down = self.source.laps, 0
         while True:
             try:
                 item = self.source.next()
@@ -116,9 +120,12 @@ class BucketOrder(Order[Batch]):
                 held.extend(item.ref)
                 if len(held) >= self.full[i]:
                     return self._leave(i)
-            elif self.source.laps - first_lap > 2 * self.lane.count:
+                first_lap, turned_down = self.source.laps, 0
+                continue
+            turned_down += 1
+            if turned_down >= PATIENCE and self.source.laps - first_lap > 2 * self.lane.count:
                 raise ValueError(
-                    f"no image fits a bucket in {2 * self.lane.count} passes of lane "
+                    f"no image fits a bucket in {self.source.laps - first_lap} passes of lane "
                     f"{self.lane.number}: AspectRatioBucketer({self.words})"
                 )
 

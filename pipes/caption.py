@@ -15,8 +15,7 @@ class CaptionPipe(WorkPipe):
         caption = sample.get("caption")
         if not isinstance(caption, str):
             raise DataError(
-                "has no caption: name its field in .decode(caption=…), or give "
-                "caption_default=''"
+                "has no caption: name its field in .decode(caption=…), or give caption_default=''"
             )
         return {**sample, "caption": self.change(caption, draws)}
 
@@ -110,6 +109,4 @@ class CaptionAffixer(CaptionPipe):
         self.trigger = trigger
 
     def change(self, caption: str, draws: Draws) -> str:
-        return add_affixes(
-            caption, prefix=self.prefix, suffix=self.suffix, trigger=self.trigger
-        )
+        return add_affixes(caption, prefix=self.prefix, suffix=self.suffix, trigger=self.trigger)

@@ -11,7 +11,9 @@ from .errors import DataError, name_sample
 from .sample import KEY, REF, URL, Sample
 
 
-def collate(samples: Sequence[Sample], ready: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+def collate(
+    samples: Sequence[Sample], ready: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, Any]:
     """Return a dict of fields: tensors stacked, ragged ones in lists, everything else in lists.
 
     Numbers and booleans become a tensor [B] (int64, float32, bool), numpy arrays become tensors,

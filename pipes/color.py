@@ -93,8 +93,13 @@ def jpeg_profile(data: bytes) -> bytes | None:
     parts: dict[int, bytes] = {}
     count, at = 0, 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:  # fill
+            at += 1
+            continue
         after = at + 2 + (data[at + 2] << 8 | data[at + 3])
-        if data[at + 1] == 0xE2 and data.startswith(b"ICC_PROFILE\0", at + 4) and after > at + 18:
+        if data[at + 1] == 0xE2 and data.startswith(b"ICC_PROFILE\0", at + 4):
+            if not at + 18 < after <= len(data):
+                return None
             parts[data[at + 16]] = data[at + 18 : after]
             count = data[at + 17]
         at = after

@@ -120,7 +120,9 @@ class Decoder(Decoding):
         name = self.image or image_field(fields)
         if name is not None and name not in sample:
             raise DataError(f"has no field {name!r}; its fields are: {', '.join(fields) or 'none'}")
-        out = {k: v for k, v in sample.items() if k.startswith("__") and not k.startswith("__image")}
+        out = {
+            k: v for k, v in sample.items() if k.startswith("__") and not k.startswith("__image")
+        }
         taken, caption = self.captions.read(sample, draws)
         for field in fields:
             if field == name:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .color import PLAIN, jpeg_profile, to_rgb
 from .errors import DataError
-from .geometry import Crop, stored_crop, stored_flips
+from .geometry import Crop, check_inside, stored_crop, stored_flips
 from .image_size import JPEG, PNG, Header, image_header
 from .open_image import open_image, quiet, reading
 
@@ -27,6 +27,9 @@ Box = tuple[float, float, float, float]
 SCALES: Final = ((1, 1.1), (2, 1.1), (3, 1.05), (4, 1.2), (5, 1.05))
 """(n, how many times the output's size it must have): scales of n/8 that pay, and where they are
 good enough, measured. 6/8 and 7/8 take longer than the full decode, which SIMD does."""
+
+_SPACES: Final = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
+"""From a JPEG's own colour space to the one that simplejpeg decodes it to."""
 
 _HARMLESS_PADDING: Final = 32
 """Bytes between a JPEG's data and its end marker that some cameras leave; more means lost data."""
@@ -104,7 +107,9 @@ def decode(
     if crop is None or size is None:
         crop, size = Crop(0.0, 0.0, *header.upright), header.upright
     else:
-        _check_crop(crop, size, header.upright)
+        check_inside(crop, header.upright)
+        if min(size) < 1:
+            raise ValueError(f"size must be at least (1, 1), got {size}")
     out = torch.empty((3, *size), dtype=torch.uint8) if out is None else _checked(out, (3, *size))
     if mask_out is not None:
         if policy.alpha != "mask":
@@ -159,8 +164,9 @@ def _region(
     image, box = _cut(image, box, size)
     with reading():
         rgb, alpha = to_rgb(image, matte=policy.matte, icc=policy.icc)
-    keep = alpha is not None and policy.alpha == "mask"
-    return _resized(rgb, box, size), _resized(alpha, box, size) if alpha and keep else None
+    if alpha is not None:
+        alpha = _resized(alpha, box, size) if policy.alpha == "mask" else None
+    return _resized(rgb, box, size), alpha
 
 
 def _open(
@@ -171,19 +177,11 @@ def _open(
         return _open_jpeg(data, header, jpeg_scale(region, size), space, policy)
     with reading(), quiet():
         image = open_image(data)
-        scale = 1.0
-        if data.startswith(JPEG):
-            n = jpeg_scale(region, size)
-            least = (max(1, header.width * n // 8), max(1, header.height * n // 8))
-            if (draft := image.draft(None, least)) is not None:  # (mode, the whole as a float box)
-                scale = draft[1][2] / header.width
         image.load()
         if data.startswith(PNG) and data[24] == 16 and image.mode == "RGB":
             _halve_key(image)
-    expected = (math.ceil(header.width * scale), math.ceil(header.height * scale))
-    if image.size != expected:
-        raise DataError(f"the header says (width, height) {expected}, the pixels are {image.size}")
-    return image, scale
+    _check_size((header.height, header.width), image.size[::-1])
+    return image, 1.0
 
 
 def _halve_key(image: Image.Image) -> None:
@@ -194,12 +192,12 @@ def _halve_key(image: Image.Image) -> None:
 
 
 def _jpeg_space(data: bytes) -> str | None:
-    """Return what simplejpeg is to decode to; None where Pillow must: CMYK, odd samplings."""
+    """Return what simplejpeg is to decode to; None where only Pillow can: odd samplings."""
     try:
         space = simplejpeg.decode_jpeg_header(data, strict=False)[2]
-    except ValueError:
+    except (ValueError, KeyError):  # KeyError: it has no name for the sampling
         return None
-    return {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB"}.get(space)
+    return _SPACES.get(space)
 
 
 def _open_jpeg(
@@ -216,19 +214,23 @@ def _open_jpeg(
             if not _is_harmless(str(err)):
                 raise
             pixels = simplejpeg.decode_jpeg(data, strict=False, **wanted)
-    if pixels.shape[:2] != least:
-        raise DataError(
-            f"the header says (height, width) {least}, the pixels are {pixels.shape[:2]}"
-        )
-    image = Image.fromarray(pixels[:, :, 0] if space == "GRAY" else pixels)
+    _check_size(least, pixels.shape[:2])
+    if space == "CMYK":  # inverted: all take it that CMYK JPEGs are Adobe's, and they are
+        image = Image.frombytes("CMYK", least[::-1], pixels.tobytes(), "raw", "CMYK;I")
+    else:
+        image = Image.fromarray(pixels[:, :, 0] if space == "GRAY" else pixels)
     if policy.icc and (profile := jpeg_profile(data)):
         image.info["icc_profile"] = profile
     return image, n / 8
 
 
+def _check_size(said: tuple[int, ...], found: tuple[int, ...]) -> None:
+    if said != found:
+        raise DataError(f"the header says (height, width) {said}, the pixels are {found}")
+
+
 def _scaled_size(header: Header, n: int) -> tuple[int, int]:
-    """Return the (height, width) of a decode at n/8: libjpeg rounds up."""
-    return -(-header.height * n // 8), -(-header.width * n // 8)
+    return -(-header.height * n // 8), -(-header.width * n // 8)  # libjpeg rounds up
 
 
 def _is_harmless(message: str) -> bool:
@@ -286,16 +288,6 @@ def _upright(pixels: Pixels, orientation: int, flip: bool) -> Pixels:
     view = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
     view = view.swapaxes(0, 1) if orientation >= 5 else view
     return view[:, ::-1] if flip else view
-
-
-def _check_crop(crop: Crop, size: tuple[int, int], original: tuple[int, int]) -> None:
-    slack = 1e-6 * max(original)  # of floats
-    bottom, right = crop.top + crop.height, crop.left + crop.width
-    inside = min(crop.top, crop.left) >= -slack and min(crop.height, crop.width) > 0
-    if not (inside and bottom <= original[0] + slack and right <= original[1] + slack):
-        raise ValueError(f"{crop} does not lie inside the image of {original[0]} x {original[1]}")
-    if min(size) < 1:
-        raise ValueError(f"size must be at least (1, 1), got {size}")
 
 
 def _checked(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -39,7 +39,8 @@ def hash64(*parts: int) -> int:
 
 def hash_text(text: str) -> int:
     """Return a 64-bit hash of ``text`` that is the same in every process and version."""
-    data = text.encode()
+    # surrogateescape: names of files that are not UTF-8 are strings like any other.
+    data = text.encode("utf-8", "surrogateescape")
     return mix64((zlib.crc32(data) << 32) | zlib.adler32(data))
 
 

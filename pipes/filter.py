@@ -10,6 +10,11 @@ from .pipe import Pipe
 from .sample import IMAGE_SIZE, Sample
 
 
+PATIENCE = 50_000
+"""Samples that are turned down in a row, at least, before a pipe says that it keeps nothing. Of few
+samples, a lane may miss the only good one for many passes: it has other parts of them each time."""
+
+
 class FilterOrder(Through):
     """Passes on the items whose sample satisfies a predicate."""
 
@@ -21,7 +26,7 @@ class FilterOrder(Through):
         self.words = words
 
     def next(self) -> Item:
-        first_lap = self.source.laps
+        first_lap, turned_down = self.source.laps, 0
         while True:
             item = self.source.next()
             try:
@@ -30,10 +35,11 @@ class FilterOrder(Through):
                     return Item(item.ref, sample)
             except DataError as error:
                 self.fail(item.ref, error)
-            if self.source.laps - first_lap > 2 * self.lane.count:
+            turned_down += 1
+            if turned_down >= PATIENCE and self.source.laps - first_lap > 2 * self.lane.count:
                 raise ValueError(
-                    f"{self.words} let no sample through in {2 * self.lane.count} passes of lane "
-                    f"{self.lane.number}: loosen it, or look at what it is given"
+                    f"{self.words} let no sample through in {self.source.laps - first_lap} passes "
+                    f"of lane {self.lane.number}: loosen it, or look at what it is given"
                 )
 
 
@@ -82,7 +88,11 @@ class SizeFilter(Pipe):
         max_ratio: float | None = None,
     ) -> None:
         if max_ratio is not None and max_ratio < 1:
-            raise ValueError(f"max_ratio is longer side / shorter side, at least 1; got {max_ratio}")
+            raise ValueError(
+                f"max_ratio is longer side / shorter side, at least 1; got {max_ratio}"
+            )
+        _check_limits("side", min_side, max_side)
+        _check_limits("pixels", min_pixels, max_pixels)
         self.source: Pipe = source
         self.min_side = min_side
         self.max_side = max_side
@@ -119,8 +129,14 @@ class CaptionFilter(Pipe):
     """
 
     def __init__(
-        self, source: Pipe, *, min_length: int = 1, max_length: int | None = None, field: str = "txt"
+        self,
+        source: Pipe,
+        *,
+        min_length: int = 1,
+        max_length: int | None = None,
+        field: str = "txt",
     ) -> None:
+        _check_limits("length", min_length, max_length)
         self.source: Pipe = source
         self.min_length = min_length
         self.max_length = max_length
@@ -129,7 +145,10 @@ class CaptionFilter(Pipe):
     def keeps(self, sample: Sample) -> bool:
         """Return whether the sample's text has the right length."""
         extent = sample.get(self.field)
-        length = 0 if extent is None else len(decode_text(extent.read()).strip())
+        try:
+            length = 0 if extent is None else len(decode_text(extent.read()).strip())
+        except DataError as error:
+            raise DataError(f"field {self.field!r}: {error}") from error
         return length >= self.min_length and (self.max_length is None or length <= self.max_length)
 
     def _order(self, lane: Lane) -> Order[Item]:
@@ -150,6 +169,11 @@ def sample_image_size(sample: Sample) -> tuple[int, int]:
         raise DataError(size)
     height, width = size
     return height, width
+
+
+def _check_limits(name: str, least: int, most: int | None) -> None:
+    if most is not None and least > most:
+        raise ValueError(f"min_{name}={least} is above max_{name}={most}: nothing would be kept")
 
 
 def _words(pipe: Pipe) -> str:

@@ -145,3 +145,12 @@ def stored_crop(crop: Crop, original: tuple[int, int], orientation: int) -> Crop
 def stored_flips(orientation: int) -> tuple[bool, bool]:
     """Return whether the stored rows, and the stored columns, run backwards (EXIF orientation)."""
     return orientation in (3, 4, 6, 7), orientation in (2, 3, 7, 8)
+
+
+def check_inside(crop: Crop, original: tuple[int, int]) -> None:
+    """Raise ValueError if ``crop`` is empty or not inside (height, width); floats' errors pass."""
+    slack = 1e-6 * max(original)
+    bottom, right = crop.top + crop.height, crop.left + crop.width
+    inside = min(crop.top, crop.left) >= -slack and min(crop.height, crop.width) > 0
+    if not (inside and bottom <= original[0] + slack and right <= original[1] + slack):
+        raise ValueError(f"{crop} does not lie inside the image of {original[0]} x {original[1]}")

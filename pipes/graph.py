@@ -43,7 +43,9 @@ class Graph:
     def _only_lanes(self) -> Lanes:
         found = [step for step in self.steps if isinstance(step, Lanes)]
         if len(found) > 1:
-            raise ValueError(f".lanes() stands {len(found)} times in the graph; it holds for all of it")
+            raise ValueError(
+                f".lanes() stands {len(found)} times in the graph; it holds for all of it"
+            )
         if not found:
             return Lanes(self.top)
         below = found[0]
@@ -75,17 +77,20 @@ class Graph:
                 )
         if self.work and not isinstance(self.work[0], Decoding):
             raise ValueError(
-                f"{type(self.work[0]).__name__} needs loaded samples: put .decode() or .load() first"
+                f"{type(self.work[0]).__name__} needs loaded samples: put .decode() or .load() "
+                "before it"
             )
 
     def check_loadable(self) -> None:
         """Refuse a graph that a loader cannot run, and say what it lacks."""
         if not any(step.makes_batches for step in self.steps):
             raise ValueError(
-                "nothing makes batches: put .batch(n) or .bucket_by_aspect_ratio(…) before .decode()"
+                "nothing makes batches: put .batch(n) or .bucket_by_aspect_ratio(…) first"
             )
         if not self.work:
-            raise ValueError("nothing loads the samples: put .decode() or .load() behind the order half")
+            raise ValueError(
+                "nothing loads the samples: put .decode() or .load() behind the order half"
+            )
         first = self.work[0]
         assert isinstance(first, Decoding)
         first.check(any(isinstance(step, AspectRatioBucketer) for step in self.steps))
@@ -99,7 +104,9 @@ class Graph:
 
     def held_samples(self) -> int:
         """Return how many samples full buckets of one lane hold; 0 without a bucketer."""
-        return sum(sum(step.batch_sizes()) for step in self.steps if isinstance(step, AspectRatioBucketer))
+        return sum(
+            sum(step.batch_sizes()) for step in self.steps if isinstance(step, AspectRatioBucketer)
+        )
 
     @property
     def seed(self) -> int:
@@ -111,7 +118,11 @@ class Graph:
         return Sources(self.sources, any(step.needs_image_size for step in self.steps))
 
     def lane(
-        self, number: int, sources: Sources, on_error: Literal["raise", "skip"], repeat: bool | None = None
+        self,
+        number: int,
+        sources: Sources,
+        on_error: Literal["raise", "skip"],
+        repeat: bool | None = None,
     ) -> Lane:
         """Return what the orders of lane ``number`` need to know."""
         if not 0 <= number < self.lanes.n:

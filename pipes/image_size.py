@@ -32,8 +32,8 @@ _EXIF: Final = b"Exif\0\0"
 class _Order(NamedTuple):
     """How a TIFF structure of one byte order is read; an entry is tag, type, (count), value."""
 
-    offset: struct.Struct
-    count: struct.Struct
+    long: struct.Struct
+    short: struct.Struct
     entry: struct.Struct
 
 
@@ -155,7 +155,8 @@ def _parse_jpeg(data: bytes, at: int, known: Header) -> Header | _More:
     while at + 10 <= end:
         marker, length = _SEGMENT(data, at)
         if marker in _FRAME_MARKERS:
-            return Header(*_FRAME(data, at + 5), orientation or 1)
+            height, width = _FRAME(data, at + 5)
+            return Header(height, width, orientation or 1)
         if marker == 0xFFE1 and not orientation and data.startswith(_EXIF, at + 4):
             if at + 2 + length > end:
                 return _More(at, 2 + length, _NOTHING)
@@ -239,14 +240,14 @@ def tiff_orientation(tiff: bytes) -> int:
     order = _ORDERS.get(tiff[:4])
     if order is None or len(tiff) < 8:
         return 1
-    start = order.offset.unpack_from(tiff, 4)[0] + 2
+    start = order.long.unpack_from(tiff, 4)[0] + 2
     if start > len(tiff):
         return 1
-    count = order.count.unpack_from(tiff, start - 2)[0]
+    count = order.short.unpack_from(tiff, start - 2)[0]
     whole = min(count, (len(tiff) - start) // 12)
     for tag, kind, value in order.entry.iter_unpack(tiff[start : start + 12 * whole]):
         if tag == 0x0112:
-            orientation: int = order.count.unpack(value)[0] if kind == 3 else 1
+            orientation: int = order.short.unpack(value)[0] if kind == 3 else 1
             return orientation if 1 <= orientation <= 8 else 1
     return 1
 

@@ -158,7 +158,7 @@ def _load(path: str, size: int, mtime_ns: int) -> ShardIndex | None:
     """Return the index in ``path``, or None where there is none of this version of the shard."""
     try:
         index, *version = ShardIndex.load(path)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except ValueError as err:
         warnings.warn(f"{err}; the shard is scanned instead", RuntimeWarning, stacklevel=2)

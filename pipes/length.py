@@ -53,6 +53,23 @@ def _counted(graph: Graph, bucketer: AspectRatioBucketer) -> int:
     return max(1, int((counts / np.array(bucketer.batch_sizes())).sum()))
 
 
+def lane_advice(graph: Graph) -> str | None:
+    """Return words of warning where half-filled buckets would hold too much of the data back."""
+    lanes, counts, held = graph.lanes.n, graph.sample_counts(), graph.held_samples()
+    if (
+        lanes == 1
+        or counts is None
+        or not graph.lanes.repeat
+        or held * lanes <= counts["total"] / 10
+    ):
+        return None
+    fits = max(1, counts["total"] // (10 * held))
+    return (
+        f"{lanes} lanes hold up to {held * lanes} samples back in half-filled buckets, of "
+        f"{counts['total']}: rare shapes will wait for many passes; .lanes({fits}) would fit"
+    )
+
+
 def pass_length(graph: Graph, rank: int, world_size: int) -> tuple[int | None, str]:
     """Return how many batches of the one pass (``repeat=False``) rank ``rank`` gets, or why not.
 

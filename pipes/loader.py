@@ -1,6 +1,5 @@
-"""The loader: one position over all epochs, and a state that fits any number of ranks and workers."""
+"""The loader: one position over all epochs, a state for any number of ranks and workers."""
 
-import json
 import logging
 import os
 import warnings
@@ -10,10 +9,12 @@ from typing import Any, Literal
 
 import torch
 
+from .epoch import Epoch
 from .graph import Graph
-from .length import epoch_length, pass_length
-from .order import Skipped
+from .length import epoch_length, lane_advice, pass_length
 from .pipe import Pipe
+from .quarantine import append_skipped
+from .rank import place_of
 from .state import LoaderState, check, describe, merge_states
 from .stream import LaneStates, LaneWalker, Made, Stream
 from .workers import StatefulDataLoader, WorkerDied, Workers, unpicklable, worker_start
@@ -79,7 +80,7 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
         graph = Graph.of(pipe)
         graph.check_loadable()
         graph.sample_counts(skip=on_error == "skip")  # now, so that workers inherit the counts
-        self.rank, self.world_size = _place(rank, world_size)
+        self.rank, self.world_size = place_of(rank, world_size)
         with warnings.catch_warnings():
             # torchdata 0.11 calls what newer versions of torch have deprecated.
             warnings.filterwarnings("ignore", message="'set_vital'")
@@ -92,8 +93,8 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
                 prefetch_factor=prefetch_factor,
                 multiprocessing_context=multiprocessing_context if num_workers else None,
                 worker_init_fn=worker_start(worker_init_fn),
-                # torch draws a seed for each iterator; from the default generator it would disturb the
-                # trainer's random numbers.
+                # torch draws a seed for each iterator; from the default generator it would
+                # disturb the trainer's random numbers.
                 generator=torch.Generator(),
                 # The state travels with each batch; torchdata's own snapshots are never taken.
                 snapshot_every_n_steps=1 << 62,
@@ -108,25 +109,31 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
             self.epoch_batches, self._why = epoch_length(graph)
         self._says = describe(graph)
         self._stream: Workers | None = None
+        self._ahead = self.prefetch_factor
+        self._careful = 0  # batches to come before workers may run ahead again
         self._resumed = False
         self._set_position(0, 0, 0, {})
-        self._warn_of_lanes()
+        advice = lane_advice(graph)
+        if advice:
+            warnings.warn(advice, stacklevel=3)
 
-    def _set_position(self, position: int, epoch: int, epoch_start: int, states: LaneStates) -> None:
+    def _set_position(
+        self, position: int, epoch: int, epoch_start: int, states: LaneStates
+    ) -> None:
         self._drop_stream()
         self.position = position
         self.epoch = epoch
         self._epoch_start = epoch_start
         self._began = position
-        self._states: LaneStates = {n: (0, "") for n in range(self.graph.lanes.n)} | states
+        self._states: LaneStates = dict.fromkeys(range(self.graph.lanes.n), (0, "")) | states
 
     # -- iteration ------------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         if not self.graph.lanes.repeat and not self._resumed:
             self._set_position(0, self.epoch, 0, {})
         self._resumed = False
-        return _Epoch(self)
+        return Epoch(self)
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch, the same on every rank where passes repeat.
@@ -143,15 +150,17 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
             raise TypeError(f"this loader's length is not known: {why}")
         return length
 
-    def _epoch_ended(self) -> bool:
+    def epoch_ended(self) -> bool:
+        """Return whether the present epoch's batches have all been taken."""
         taken = self.position - self._epoch_start
         return self.epoch_batches is not None and taken >= self.epoch_batches
 
-    def _end_epoch(self) -> None:
+    def end_epoch(self) -> None:
+        """Begin to count the next epoch."""
         self.epoch += 1
         self._epoch_start = self.position
 
-    def _next(self) -> dict[str, Any]:
+    def next_batch(self) -> dict[str, Any]:
         """Return the next batch and move the position behind it.
 
         Raises:
@@ -172,8 +181,12 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
                     raise
                 restarts += 1
                 if restarts > RESTARTS:
-                    raise RuntimeError(self._accuse(dead)) from error
+                    walker = LaneWalker(self.graph, self.on_error, self._states)
+                    raise RuntimeError(walker.accuse(self.position + self.rank, dead)) from error
                 log.warning("replacing workers: %s", dead)
+                # A worker that runs ahead takes finished batches with it when it dies on a later
+                # one; one step at a time, those come through, and the one that kills is known.
+                self._careful = 2 * self.num_workers * (self._ahead or 1)
                 continue
             if made.batch is not None:
                 return self._yielded(made)
@@ -192,6 +205,7 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
     def _start(self) -> Workers:
         self.dataset.start_at(self.position, self._states)
         try:
+            self.prefetch_factor = 1 if self._careful else self._ahead
             self._stream = Workers(self._get_iterator, self.hang_timeout)
         except WorkerDied:
             raise
@@ -210,35 +224,20 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
         step = made.g - self.rank
         if step < self.position or (self.graph.lanes.repeat and step != self.position):
             raise RuntimeError(
-                f"batch {made.g} came at position {self.position} of rank {self.rank}: the workers' "
-                "order is broken, which is a defect of penstock; please report it"
+                f"batch {made.g} came at position {self.position} of rank {self.rank}: the "
+                "workers' order is broken, which is a defect of penstock; please report it"
             )
+        if self._careful:
+            self._careful -= 1
+            if not self._careful:
+                self._drop_stream()
         self.position = step + self.world_size
         self._states[made.lane] = (made.g // self.graph.lanes.n + 1, made.state)
         if made.skipped:
-            self._report(made.g, made.skipped)
+            self.skipped += len(made.skipped)
+            append_skipped(self.quarantine, made.g, made.skipped)
         assert made.batch is not None
         return made.batch
-
-    def _report(self, g: int, skipped: list[Skipped]) -> None:
-        self.skipped += len(skipped)
-        lines = [
-            json.dumps({"batch": g, "shard": url, "key": key, "reason": reason}) + "\n"
-            for url, key, reason in skipped
-        ]
-        with open(self.quarantine, "a", encoding="utf-8") as file:
-            file.write("".join(lines))
-
-    def _accuse(self, dead: str) -> str:
-        g = self.position + self.rank
-        walker = LaneWalker(self.graph, self.on_error, self._states)
-        names = walker.names(g)
-        return (
-            f"batch {g} could not be made: workers died {RESTARTS + 1} times in a row, last "
-            f"{dead}. Its samples are {', '.join(names)}. Look for a decoder or a mapped "
-            f"function that crashes, or for a lack of memory; .loader(num_workers=0).batch_at({g}) "
-            "makes the batch in this process"
-        )
 
     def _drop_stream(self) -> None:
         stream, self._stream = self._stream, None
@@ -314,7 +313,7 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
             raise IndexError(f"batches are numbered from 0; got {g}")
         known = [(0, ""), self._states[lane]]
         if state is not None:
-            check({**state, "states": {n: 0 for n in range(self.graph.lanes.n)}}, self._says)
+            check({**state, "states": dict.fromkeys(range(self.graph.lanes.n), 0)}, self._says)
             left, text = state["states"].get(str(lane), (0, ""))
             known.append((left, text))
         nearest = max(entry for entry in known if entry[0] <= place)
@@ -323,58 +322,6 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
             raise IndexError(f"there is no batch {g}: lane {lane} ends before it")
         return made.batch
 
-    # -- advice ---------------------------------------------------------------------------------
-
-    def _warn_of_lanes(self) -> None:
-        lanes = self.graph.lanes.n
-        counts = self.graph.sample_counts()
-        held = self.graph.held_samples()
-        if lanes > 1 and counts is not None and held * lanes > counts["total"] / 10:
-            fits = max(1, counts["total"] // (10 * held))
-            warnings.warn(
-                f"{lanes} lanes hold up to {held * lanes} samples back in half-filled buckets, of "
-                f"{counts['total']}: rare shapes will wait for many passes; .lanes({fits}) would fit",
-                stacklevel=4,
-            )
-
-
-class _Epoch:
-    """What ``for batch in loader`` walks: the rest of the present epoch."""
-
-    def __init__(self, loader: ElasticDataLoader) -> None:
-        self._loader = loader
-        self._done = False
-
-    def __iter__(self) -> "_Epoch":
-        return self
-
-    def __next__(self) -> dict[str, Any]:
-        if self._done:
-            raise StopIteration
-        try:
-            if self._loader._epoch_ended():
-                raise StopIteration
-            return self._loader._next()
-        except StopIteration:
-            self._done = True
-            self._loader._end_epoch()
-            raise
-
 
 def _as_it_is(made: Made) -> Made:
     return made
-
-
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return (rank, world size) as given, or torch.distributed's, or the environment's."""
-    if (rank is None) != (world_size is None):
-        raise ValueError(f"give rank and world_size both, got {rank=} and {world_size=}")
-    if rank is None or world_size is None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        else:
-            rank = int(os.environ.get("RANK", "0"))
-            world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be at least 0 and below world_size, got {rank} of {world_size}")
-    return rank, world_size

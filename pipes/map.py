@@ -38,9 +38,15 @@ class Mapper(WorkPipe):
 
     def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
         with seeded(draws.bits("map")):
-            out = self.fn(sample, rng=draws.generator("map.rng")) if self._takes_rng else self.fn(sample)
+            out = (
+                self.fn(sample, rng=draws.generator("map.rng"))
+                if self._takes_rng
+                else self.fn(sample)
+            )
         if not isinstance(out, dict):
-            raise TypeError(f"a mapped function must return the sample, a dict; got {type(out).__name__}")
+            raise TypeError(
+                f"a mapped function must return the sample, a dict; got {type(out).__name__}"
+            )
         return out
 
 
@@ -86,7 +92,7 @@ def takes_rng(fn: Callable[..., Any]) -> bool:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the default generators of Python, numpy and torch (CPU) for the body, then put them back."""
-    torch_generator = torch.random.default_generator
+    torch_generator: torch.Generator = torch.random.default_generator  # type: ignore[attr-defined]
     before = random.getstate(), np.random.get_state(), torch_generator.get_state()
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 (the global one is what other code draws from)

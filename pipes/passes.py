@@ -34,7 +34,7 @@ class PassOrder(Order[Item]):
         # is entered when it is first read: entering it may mean to open a shard.
         self._pass, self._place, self._index = 0, 0, -1
         self._epoch, self._shard, self._stop = 0, 0, -1
-        self._dry = 0
+        self._empty: set[int] = set()  # shards that were found to be empty
         self._print: int | None = None  # of the shard that a loaded state stands in
         self._load_pass(0)
 
@@ -96,7 +96,6 @@ class PassOrder(Order[Item]):
             self._advance()
             index = self._index
         self._index = index + 1
-        self._dry = 0
         return Item(Ref(self._epoch, self._shard + self.first_shard, index))
 
     def _advance(self) -> None:
@@ -110,14 +109,22 @@ class PassOrder(Order[Item]):
                 self._index = first
             if self._print is not None:
                 self._check()
-            self._dry += self.pipe.resample
-        elif not self.lane.repeat:
+            if self._stop == 0:
+                self._empty.add(self._shard)
+                self._refuse_nothing(len(self._empty) == self.shards)
+            return
+        self._refuse_nothing(self.sizes is not None and not self.sizes.any())
+        if not self.lane.repeat:
             raise StopIteration
-        else:
-            self._load_pass(self._pass + 1)
-            self._place, self._index, self._stop = 0, -1, -1
-            self._dry += 1
-        if self._dry > 2 * self.lane.count * (self.shards if self.pipe.resample else 1):
+        self._load_pass(self._pass + 1)
+        self._place, self._index, self._stop = 0, -1, -1
+
+    def _refuse_nothing(self, nothing: bool) -> None:
+        """Refuse to go on without end where it is known that there is no sample.
+
+        Not after a number of passes: by chance a lane may get the empty shards many times in a row.
+        """
+        if nothing and (self.lane.repeat or self.sizes is not None):
             raise ValueError(
                 f"lane {self.lane.number} of {self.lane.count} found no sample in {self.shards} "
                 f"shard(s), the first being {self.source.url(0)}: they are empty"
@@ -133,14 +140,14 @@ class PassOrder(Order[Item]):
         self._print = None
 
     def state(self) -> State:
-        if self._stop < 0:
+        if self._stop <= 0:  # nothing of the shard is held: it may be empty, or damaged
             return [self._pass, self._place, self._index, self._print]
         mark = self.source.fingerprint(self._shard) & 0xFFFFFFFF
         return [self._pass, self._place, self._index, mark]
 
     def load(self, state: State) -> None:
         number, place, index, self._print = state
-        self._place, self._index, self._stop, self._dry = place, index, -1, 0
+        self._place, self._index, self._stop = place, index, -1
         if number != self._pass:
             self._load_pass(number)
 

@@ -1,78 +1,24 @@
-"""The base of all pipes: descriptions that chain."""
+"""Pipes chain by methods."""
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch.utils.data import IterDataPipe
-
-from .order import Lane, Order
+from .node import Node
 
 if TYPE_CHECKING:
     from .loader import ElasticDataLoader
 
 
-class Pipe(IterDataPipe[Any]):
-    """A description of a step: its arguments and its source, and no position.
+class Pipe(Node):
+    """A pipe: what to do to the samples of its source, and the methods that put a pipe behind it.
 
-    Pipes chain by methods. Up to ``.decode()`` (or ``.load()``) they decide the order; from there on
-    they do the work. Iterating a pipe is a preview of lane 0; training takes ``.loader()``.
-
-    Every constructor argument is kept in an attribute of the same name: a checkpoint lists them.
+    Up to ``.decode()`` (or ``.load()``) pipes decide the order; from there on they do the work.
     """
-
-    source: "Pipe | None" = None
-    half: Literal["order", "work"] = "order"
-    needs_image_size = False
-    makes_batches = False
-    # torch's hooks look for this on every item, and it is 5 times slower to miss it.
-    _is_child_datapipe = False
-
-    @property
-    def sources(self) -> "tuple[Pipe, ...]":
-        """The pipes that this one reads from."""
-        return () if self.source is None else (self.source,)
-
-    @property
-    def passes_end(self) -> bool:
-        """Whether samples come in passes that end, each before the next begins."""
-        return all(source.passes_end for source in self.sources)
-
-    def _order(self, lane: Lane) -> Order[Any]:
-        """Return this pipe's live object for one lane; `order` is the public face."""
-        raise TypeError(f"{type(self).__name__} does not order samples")
-
-    def order(self, lane: int = 0) -> Order[Any]:
-        """Return one lane's live order, an object with ``next()``, ``state()`` and ``load()``.
-
-        Args:
-            lane: Number of the lane, below the graph's number of lanes.
-
-        Raises:
-            ValueError: There is no such lane.
-        """
-        from .graph import Graph
-
-        return Graph.of(self).order(lane)
-
-    def __iter__(self) -> Iterator[Any]:
-        from .graph import preview
-
-        return preview(self)
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the constructor's arguments but its sources, as a checkpoint lists them."""
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        return {n: getattr(self, n) for n in names if n not in ("source", "sources", "others")}
-
-    def __repr__(self) -> str:
-        args = ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
-        own = f"{type(self).__name__}({args})"
-        return own if self.source is None else f"{self.source!r} -> {own}"
 
     # -- the order half -------------------------------------------------------------------------
 
-    def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> "Pipe":
+    def filter(self, predicate: Callable[[dict[str, Any]], bool]) -> "Pipe":  # type: ignore[override]
         """Keep the samples for which ``predicate(sample)`` is true.
 
         Fields are extents here; ``sample["txt"].read()`` gives a field's bytes.
@@ -113,7 +59,7 @@ class Pipe(IterDataPipe[Any]):
     def filter_caption(
         self, *, min_length: int = 1, max_length: int | None = None, field: str = "txt"
     ) -> "Pipe":
-        """Keep the samples whose text field has from ``min_length`` to ``max_length`` characters."""
+        """Keep the samples whose text has from ``min_length`` to ``max_length`` characters."""
         from .filter import CaptionFilter
 
         return CaptionFilter(self, min_length=min_length, max_length=max_length, field=field)
@@ -130,7 +76,7 @@ class Pipe(IterDataPipe[Any]):
 
         return Renamer(self, new_to_old)
 
-    def shuffle(self, buffer_size: int) -> "Pipe":
+    def shuffle(self, buffer_size: int) -> "Pipe":  # type: ignore[override]
         """Shuffle in a window of ``buffer_size`` samples, which holds refs and no data."""
         from .shuffle import Shuffler
 
@@ -142,7 +88,7 @@ class Pipe(IterDataPipe[Any]):
 
         return Mixer((self, *others), weights)
 
-    def batch(self, batch_size: int, *, drop_last: bool = False) -> "Pipe":
+    def batch(self, batch_size: int, *, drop_last: bool = False) -> "Pipe":  # type: ignore[override]
         """Batch ``batch_size`` samples in the order in which they come."""
         from .batch import Batcher
 
@@ -155,7 +101,8 @@ class Pipe(IterDataPipe[Any]):
         *,
         pixels: int | None = None,
         step: int = 64,
-        max_ratio: float = 2.0,
+        max_ratio: float = 2.5,
+        min_gap: float = 0.05,
         sizes: Sequence[tuple[int, int]] | None = None,
         upscale: bool | float = True,
         drop_last: bool = False,
@@ -170,6 +117,7 @@ class Pipe(IterDataPipe[Any]):
             pixels=pixels,
             step=step,
             max_ratio=max_ratio,
+            min_gap=min_gap,
             sizes=sizes,
             upscale=upscale,
             drop_last=drop_last,
@@ -191,11 +139,44 @@ class Pipe(IterDataPipe[Any]):
 
         return FieldLoader(self)
 
-    def decode(self, size: int | tuple[int, int] | None = None, **options: Any) -> "Pipe":
-        """Begin the work half: images to uint8 tensors, texts to str; see `Decoder` for the options."""
+    def decode(
+        self,
+        size: int | tuple[int, int] | None = None,
+        *,
+        image: str | None = None,
+        caption: str | None = None,
+        caption_pick: Literal["first", "random"] | Sequence[float] = "first",
+        caption_lines: bool = False,
+        caption_default: str | None = None,
+        crop: Literal["center", "random", "resized"] = "center",
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] | None = None,
+        flip: float = 0.0,
+        matte: tuple[int, int, int] = (255, 255, 255),
+        alpha: Literal["matte", "mask"] = "matte",
+        icc: bool = True,
+        max_pixels: int = 178_956_970,
+    ) -> "Pipe":
+        """Begin the work half: images to uint8 tensors, texts to str; see `Decoder`."""
         from .decode import Decoder
 
-        return Decoder(self, size, **options)
+        return Decoder(
+            self,
+            size,
+            image=image,
+            caption=caption,
+            caption_pick=caption_pick,
+            caption_lines=caption_lines,
+            caption_default=caption_default,
+            crop=crop,
+            scale=scale,
+            ratio=ratio,
+            flip=flip,
+            matte=matte,
+            alpha=alpha,
+            icc=icc,
+            max_pixels=max_pixels,
+        )
 
     def shuffle_caption(self, *, separator: str = ",", keep: int = 0, p: float = 1.0) -> "Pipe":
         """Shuffle the parts of each caption but the first ``keep``, with probability ``p``."""
@@ -206,7 +187,7 @@ class Pipe(IterDataPipe[Any]):
     def drop_caption(
         self, p: float = 0.1, *, parts: float = 0.0, separator: str = ",", keep: int = 0
     ) -> "Pipe":
-        """Empty whole captions with probability ``p``, and single parts with probability ``parts``."""
+        """Empty whole captions with probability ``p``, drop parts with probability ``parts``."""
         from .caption import CaptionDropper
 
         return CaptionDropper(self, p, parts=parts, separator=separator, keep=keep)
@@ -217,7 +198,7 @@ class Pipe(IterDataPipe[Any]):
 
         return CaptionAffixer(self, prefix=prefix, suffix=suffix, trigger=trigger)
 
-    def map(self, fn: Callable[..., dict[str, Any]]) -> "Pipe":
+    def map(self, fn: Callable[..., dict[str, Any]]) -> "Pipe":  # type: ignore[override]
         """Apply ``fn`` to each SAMPLE (for whole batches: ``transform``); see `Mapper`."""
         from .map import Mapper
 
@@ -229,11 +210,35 @@ class Pipe(IterDataPipe[Any]):
 
         return Transformer(self, t)
 
-    def loader(self, num_workers: int = 0, **options: Any) -> "ElasticDataLoader":
+    def loader(
+        self,
+        num_workers: int = 0,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        epoch_batches: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        quarantine: str | os.PathLike[str] = "quarantine.jsonl",
+        pin_memory: bool = False,
+        prefetch_factor: int | None = None,
+        timeout: float = 600,
+        multiprocessing_context: str | None = None,
+        worker_init_fn: Callable[[int], None] | None = None,
+    ) -> "ElasticDataLoader":
         """Return the graph's loader, a torchdata StatefulDataLoader; see `ElasticDataLoader`."""
         from .loader import ElasticDataLoader
 
-        return ElasticDataLoader(self, num_workers, **options)
-
-
-__all__ = ["Pipe"]
+        return ElasticDataLoader(
+            self,
+            num_workers,
+            rank=rank,
+            world_size=world_size,
+            epoch_batches=epoch_batches,
+            on_error=on_error,
+            quarantine=quarantine,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch_factor,
+            timeout=timeout,
+            multiprocessing_context=multiprocessing_context,
+            worker_init_fn=worker_init_fn,
+        )

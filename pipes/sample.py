@@ -23,12 +23,12 @@ class Ref(NamedTuple):
             shard's draw). It stays with the sample in windows and buckets, and is the "epoch" of
             all random draws.
         shard: Number of the shard, counted over all sources of a graph.
-        index: Number of the sample in its shard.
+        sample: Number of the sample in its shard.
     """
 
     epoch: int
     shard: int
-    index: int
+    sample: int
 
 
 class Extent(NamedTuple):

@@ -7,6 +7,7 @@ from .draws import GOLDEN, MASK, hash64, hash_text, mix64
 from .order import Item, Lane, Order, State, Through
 from .pipe import Pipe
 from .sample import Ref
+from .sources import source_pipes
 
 _SHUFFLE = hash_text("shuffle.window")
 _UNIT = 1 << 32
@@ -16,11 +17,11 @@ class Shuffler(Pipe):
     """Yields samples in a random order (``.shuffle(buffer_size)``).
 
     A sliding window: input i of a pass gets the key i + u n, with n the buffer size and u in [0, 1)
-    drawn from (seed, lane, pass, i); samples leave in the order of their keys, as soon as no later
-    input can come before them. So a sample moves by less than n places, the first sample leaves
-    before the window is full, and each pass is shuffled by itself: every sample comes once before
-    any comes again. (Over mixed or resampled sources, whose passes have no common end, the window
-    slides on without end.)
+    drawn from (seed, shuffler, lane, pass, i); samples leave in the order of their keys, as soon as
+    no later input can come before them. So a sample moves by less than n places, the first sample
+    leaves before the window is full, and each pass is shuffled by itself: every sample comes once
+    before any comes again. (Over mixed or resampled sources, whose passes have no common end, the
+    window slides on without end.)
 
     The window holds refs, so a million samples cost megabytes. A checkpoint holds no window: a
     resume reads at most 9/8 n index entries again.
@@ -37,7 +38,19 @@ class Shuffler(Pipe):
         self.buffer_size = buffer_size
 
     def _order(self, lane: Lane) -> Order[Item]:
-        return ShuffleOrder(self.source._order(lane), lane, self.buffer_size, self.passes_end)
+        return ShuffleOrder(self.source._order(lane), lane, self, self._place(lane))
+
+    def _place(self, lane: Lane) -> int:
+        """Return a number that tells this shuffler from the graph's others.
+
+        In two branches of a mix, the same draws would keep like places of both side by side.
+        """
+        return hash64(_count(self.source), lane.sources.of(source_pipes(self)[0])[1])
+
+
+def _count(pipe: Pipe) -> int:
+    """Return the number of shufflers up to and with ``pipe``."""
+    return isinstance(pipe, Shuffler) + sum(map(_count, pipe.sources))
 
 
 class ShuffleOrder(Through):
@@ -48,11 +61,12 @@ class ShuffleOrder(Through):
     (key, i) of what left last. Source states are noted every n/8 inputs.
     """
 
-    def __init__(self, source: Order[Item], lane: Lane, size: int, passes_end: bool) -> None:
+    def __init__(self, source: Order[Item], lane: Lane, pipe: Shuffler, place: int) -> None:
         super().__init__(source, lane)
-        self.size = size
-        self.passes_end = passes_end
-        self.stride = max(1, size // 8)
+        self.size = pipe.buffer_size
+        self.passes_end = pipe.passes_end
+        self.place = place
+        self.stride = max(1, self.size // 8)
         self._start(self.source.state(), 0, 0, (-1, -1))
 
     def _start(self, source: State, epoch: int, first: int, left: tuple[int, int]) -> None:
@@ -70,7 +84,7 @@ class ShuffleOrder(Through):
         self._set_key()
 
     def _set_key(self) -> None:
-        self._key = hash64(self.lane.seed, _SHUFFLE, self.lane.number, self._epoch)
+        self._key = hash64(self.lane.seed, _SHUFFLE, self.place, self.lane.number, self._epoch)
 
     def next(self) -> Item:
         while True:

@@ -106,14 +106,14 @@ class Sources:
     def sample(self, ref: Ref) -> Sample:
         """Return the sample that ``ref`` names."""
         source, shard = self._at(ref.shard)
-        sample = source.sample(shard, ref.index)
+        sample = source.sample(shard, ref.sample)
         sample[REF] = ref
         return sample
 
     def name(self, ref: Ref) -> tuple[str, str]:
         """Return (url, key) of the sample that ``ref`` names."""
         source, shard = self._at(ref.shard)
-        return source.name(shard, ref.index)
+        return source.name(shard, ref.sample)
 
     def url(self, shard: int) -> str:
         """Return a shard's URL."""

@@ -1,8 +1,9 @@
 """A loader's state: what it holds, what it refuses, and how ranks' states become one.
 
 A state is JSON: ``version``, ``position`` (the number of global batches taken), ``epoch``,
-``epoch_start``, ``lanes`` (their number), ``by``, ``repeat``, ``order`` and ``work`` (the pipes with
-their arguments), and ``states``: lane to [batches that have left it, its packed state].
+``epoch_start``, ``lanes`` (their number), ``by``, ``repeat``, ``samples`` (how many, and a hash of
+the shards' numbers), ``order`` and ``work`` (the pipes with their arguments), and ``states``: lane
+to [batches that have left it, its packed state].
 """
 
 import json
@@ -54,7 +55,8 @@ def check(state: LoaderState, graph: LoaderState) -> None:
     if state["samples"] != graph["samples"]:
         raise ValueError(
             f"the shards hold other numbers of samples than when the state was saved: "
-            f"{state['samples']} then, {graph['samples']} now; restore the shards, or begin a new run"
+            f"{state['samples']} then, {graph['samples']} now; restore the shards, or begin a new "
+            "run"
         )
     for difference in _differences(state["work"], graph["work"]):
         warnings.warn(

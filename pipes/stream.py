@@ -6,13 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .errors import DataError
 from .graph import Graph
 from .order import Batch, Lane, Order, Skipped
 from .work import Workshop
 
 LaneStates = dict[int, tuple[int, str]]
-"""Lane to (number of batches that have left it, its state after them as JSON text; "" at the start)."""
+"""Lane to (number of batches that have left it, its state after them as JSON text or "")."""
 
 
 class Made(NamedTuple):
@@ -102,18 +101,16 @@ class LaneWalker:
         state = json.dumps(order.state(), separators=(",", ":"))
         return Made(g, number, state, made, [*lane.skipped, *skipped])
 
-    def names(self, g: int) -> list[str]:
-        """Return the samples of global batch ``g`` as ``shard: key``, for a message."""
+    def accuse(self, g: int, dead: str) -> str:
+        """Return the words for global batch ``g`` having killed its workers again and again."""
         batch = self.order_batch(g)
-        if batch is None:
-            return []
-        names = []
-        for ref in batch.refs:
-            try:
-                names.append("{}: {}".format(*self.sources.name(ref)))
-            except DataError as error:
-                names.append(str(error))
-        return names
+        refs = batch.refs if batch is not None else []
+        names = ["{}: {}".format(*self.sources.name(ref)) for ref in refs]
+        return (
+            f"batch {g} could not be made: workers died each time, last {dead}. Its samples are "
+            f"{', '.join(names)}. Look for a decoder or a mapped function that crashes, or for a "
+            f"lack of memory; pipe.loader(num_workers=0).batch_at({g}) makes it in one process"
+        )
 
 
 class Stream(IterableDataset[Made]):

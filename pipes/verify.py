@@ -102,7 +102,7 @@ def verify_resume(
 
 
 def _plan(steps: int, legs: Sequence[tuple[int, int]], seed: int) -> list[tuple[int, int, int]]:
-    """Return (workers, ranks, steps) of each leg; the second is interrupted before its first step."""
+    """Return (workers, ranks, steps) of each leg; the second one makes no step."""
     if steps < 1 or not legs:
         raise ValueError(f"verify_resume needs at least one step and one leg, got {steps}, {legs}")
     plan = []
@@ -142,7 +142,9 @@ def _compare(
     if batch["__batch__"] != g:
         raise ResumeError(f"batch {batch['__batch__']} came {words} where batch {g} was due")
     found = fingerprints(batch)
-    differ = sorted(k for k in found.keys() | expected[g].keys() if found.get(k) != expected[g].get(k))
+    differ = sorted(
+        k for k in found.keys() | expected[g].keys() if found.get(k) != expected[g].get(k)
+    )
     if differ:
         raise ResumeError(
             f"batch {g} {words} is not the uninterrupted run's: {', '.join(differ)} differ. A "

@@ -131,7 +131,9 @@ class Workshop:
                     filled.append(i)
                 break
             else:
-                raise DataError(f"batch {g} has no good sample: {'; '.join(s.reason for s in skipped)}")
+                raise DataError(
+                    f"batch {g} has no good sample: {'; '.join(s.reason for s in skipped)}"
+                )
         return self._finish(g, batch, samples, slots, filled), skipped
 
     def _slots(self, batch: Batch) -> list[Slot]:
@@ -152,12 +154,10 @@ class Workshop:
         count = 1
         for side in shape:
             count *= side
-        storage = torch.UntypedStorage._new_shared(count)
+        storage = torch.UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
-    def _sample(
-        self, ref: Ref, place: Ref, slot: Slot, resolve: Callable[[Ref], Sample]
-    ) -> Sample:
+    def _sample(self, ref: Ref, place: Ref, slot: Slot, resolve: Callable[[Ref], Sample]) -> Sample:
         """Return sample ``ref`` with all work done, under the draws of ``place``."""
         draws = Draws(self.seed, place)
         sample = resolve(ref)

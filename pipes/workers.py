@@ -10,7 +10,6 @@ import multiprocessing
 import multiprocessing.reduction
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -38,7 +37,7 @@ def worker_start(then: Callable[[int], None] | None) -> Callable[[int], None]:
 
 def _worker_start(then: Callable[[int], None] | None, worker: int) -> None:
     # SIGUSR2 has a worker write its stack, for the report of a hang.
-    faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True, chain=False)
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=False)
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     if then is not None:
         then(worker)
@@ -89,7 +88,7 @@ class Workers:
         self.processes: list[Any] = getattr(self.iterator, "_workers", [])
         if self.processes:
             # Where another loader's handler is in force, it must not raise for these workers.
-            signal_handling._remove_worker_pids(id(self.iterator))
+            signal_handling._remove_worker_pids(id(self.iterator))  # type: ignore[attr-defined]
             self.iterator._worker_pids_set = False
             self._get = self.iterator._try_get_data
             self.iterator._try_get_data = self._try_get
@@ -109,9 +108,7 @@ class Workers:
         """Have the workers that owe a batch write their stacks to stderr; return the report."""
         owing = [
             w
-            for w, tasks in zip(
-                self.processes, self.iterator._workers_num_tasks, strict=True
-            )
+            for w, tasks in zip(self.processes, self.iterator._workers_num_tasks, strict=True)
             if tasks and w.is_alive()
         ]
         for worker in owing:

@@ -276,14 +276,16 @@ def _fill(draw: ImageDraw.ImageDraw, shape: str, side: int) -> None:
 
 
 def _corners(shape: str, radius: float) -> list[tuple[float, float]]:
-    """Return the (x, y) corners of a regular polygon or star in a square of side 2 ``radius``."""
+    """Return the (x, y) corners of a polygon or star, centred in a square of 2 ``radius``."""
     points = {"triangle": 3, "diamond": 4, "pentagon": 5, "star": 10, "hexagon": 6}[shape]
-    corners = []
-    for k in range(points):
-        angle = 2 * math.pi * k / points
-        r = radius * (0.45 if shape == "star" and k % 2 else 1)
-        corners.append((radius + r * math.sin(angle), radius - r * math.cos(angle)))
-    return corners
+    angles = [2 * math.pi * k / points for k in range(points)]
+    radii = [radius * (0.45 if shape == "star" and k % 2 else 1) for k in range(points)]
+    ys = [-r * math.cos(a) for r, a in zip(radii, angles, strict=True)]
+    middle = (min(ys) + max(ys)) / 2  # a triangle's centre is not the middle of its height
+    return [
+        (radius + r * math.sin(a), radius + y - middle)
+        for r, a, y in zip(radii, angles, ys, strict=True)
+    ]
 
 
 if __name__ == "__main__":

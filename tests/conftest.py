@@ -1,15 +1,19 @@
 """Fixtures: small real shards, and a source of fake samples."""
 
 import io
+import json
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from penstock.pipes.draws import hash64
+from penstock.pipes.graph import Graph
 from penstock.pipes.order import Item, Lane, Order
 from penstock.pipes.passes import PassOrder
+from penstock.pipes.pipe import Pipe
 from penstock.pipes.sample import IMAGE_SIZE, KEY, URL, Sample
 from penstock.pipes.sources import Source, SourcePipe
 from PIL import Image
@@ -26,7 +30,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def jpeg(height: int, width: int, number: int, **save: object) -> bytes:
     """Return a JPEG whose pixels tell which sample and which place they are of."""
     y, x = np.mgrid[0:height, 0:width]
-    pixels = np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), x * 0 + number * 7 % 256], 2)
+    pixels = np.stack(
+        [x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), x * 0 + number * 7 % 256], 2
+    )
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=90, **save)
     return file.getvalue()
@@ -112,7 +118,9 @@ class FakeReader(SourcePipe):
     def image_sizes(self) -> Iterator[np.ndarray]:
         source = self.open(True)
         for shard, size in enumerate(self.sizes):
-            yield np.array([source.sample(shard, i)[IMAGE_SIZE] for i in range(size)]).reshape(-1, 2)
+            yield np.array([source.sample(shard, i)[IMAGE_SIZE] for i in range(size)]).reshape(
+                -1, 2
+            )
 
     def open(self, image_sizes: bool) -> "FakeSource":
         return FakeSource(self.sizes)
@@ -147,3 +155,64 @@ class FakeSource(Source):
 def fake() -> type[FakeReader]:
     """The class of a source whose samples have names and image sizes and no data."""
     return FakeReader
+
+
+@pytest.fixture(scope="session")
+def open_lane() -> Callable[..., tuple[Order[Any], Lane]]:
+    """Return a function that gives the live order of one lane of a pipe, and the lane."""
+
+    def opened(
+        pipe: Pipe, number: int = 0, on_error: Literal["raise", "skip"] = "raise"
+    ) -> tuple[Order[Any], Lane]:
+        graph = Graph.of(pipe)
+        lane = graph.lane(number, graph.open(), on_error)
+        return graph.top._order(lane), lane
+
+    return opened
+
+
+def step(order: Order[Any]) -> Any:
+    """Return the ref or the batch that comes next, or "end"."""
+    try:
+        item = order.next()
+    except StopIteration:
+        return "end"
+    return item.ref if isinstance(item, Item) else item
+
+
+@pytest.fixture(scope="session")
+def take() -> Callable[[Order[Any], int], list[Any]]:
+    """Return a function that gives the next refs or batches of an order; fewer where it ends."""
+
+    def taken(order: Order[Any], count: int) -> list[Any]:
+        found: list[Any] = []
+        while len(found) < count and (item := step(order)) != "end":
+            found.append(item)
+        return found
+
+    return taken
+
+
+@pytest.fixture(scope="session")
+def check_tails() -> Callable[..., None]:
+    """Return a function that resumes an order at every position, twice, and compares the tails."""
+
+    def check(make: Callable[[], Order[Any]], count: int, tail: int = 12) -> None:
+        order = make()
+        states, items = [], []
+        for _ in range(count):
+            states.append(json.dumps(order.state()))
+            items.append(step(order))
+        used = make()  # a live order, wherever it stands, takes a state too
+        for k in range(count):
+            expected = items[k : k + tail]
+            half = len(expected) // 2
+            used.load(json.loads(states[k]))
+            assert json.dumps(used.state()) == states[k]
+            used.load(json.loads(states[k]))
+            assert [step(used) for _ in range(half)] == expected[:half], f"resumed at {k}"
+            fresh = make()
+            fresh.load(json.loads(json.dumps(used.state())))
+            assert [step(fresh) for _ in expected[half:]] == expected[half:], f"resumed after {k}"
+
+    return check

@@ -64,7 +64,9 @@ def expected(shards: str) -> Callable[[int], list[dict[str, str]]]:
     return run
 
 
-def run_chain(shards: str, expected: list[dict[str, str]], lanes: int, chance: random.Random) -> str:
+def run_chain(
+    shards: str, expected: list[dict[str, str]], lanes: int, chance: random.Random
+) -> str:
     """Run legs that continue each other; return what was run."""
     position, state, words = 0, None, []
     for _ in range(4 + chance.randrange(2)):
@@ -91,8 +93,6 @@ def run_chain(shards: str, expected: list[dict[str, str]], lanes: int, chance: r
 
 @pytest.mark.filterwarnings("ignore:.*half-filled buckets")
 @pytest.mark.parametrize("chain", range(200))
-def test_chain(
-    chain: int, shards: str, expected: Callable[[int], list[dict[str, str]]]
-) -> None:
+def test_chain(chain: int, shards: str, expected: Callable[[int], list[dict[str, str]]]) -> None:
     lanes = LANES[chain % len(LANES)]
     run_chain(shards, expected(lanes), lanes, random.Random(chain))

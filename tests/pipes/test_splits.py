@@ -32,8 +32,8 @@ def test_largest_remainder(shards, weights, seed):
 
 def test_of_equal_remainders_the_first_split_gets_the_shard():
     assert len(split_shards(URLS[:5], {"a": 0.5, "b": 0.5}, "a", 0)) == 3
-    # In binary 100 * 0.07 is 7.000000000000001: the fractions are taken as they were typed.
-    assert len(split_shards(URLS, {"a": 0.07, "b": 0.93}, "a", 0)) == 7
+    # 3.5 and 1.5: the fractions are taken as they were typed (0.7 is less in binary, 0.3 nearer).
+    assert len(split_shards(URLS[:5], {"a": 0.7, "b": 0.3}, "a", 0)) == 4
 
 
 def test_neither_place_nor_order_counts():

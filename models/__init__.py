@@ -1,0 +1,3 @@
+"""Networks, and loading them."""
+
+__all__: list[str] = []
