@@ -40,19 +40,26 @@ def collate(
 def _column(name: str, values: list[Any]) -> Any:
     if name == REF:
         return torch.tensor(values, dtype=torch.int64)
+    values = [_tensor(v) if isinstance(v, np.ndarray) else v for v in values]
     first = values[0]
-    if isinstance(first, np.ndarray):
-        values = [torch.from_numpy(np.ascontiguousarray(v)) for v in values]
-        first = values[0]
-    if isinstance(first, torch.Tensor):
+    if all(isinstance(v, torch.Tensor) for v in values):
         same = all(v.shape == first.shape and v.dtype == first.dtype for v in values)
         return torch.stack(values) if same else values
-    if isinstance(first, bool | np.bool_) and all(isinstance(v, bool | np.bool_) for v in values):
+    if all(isinstance(v, bool | np.bool_) for v in values):
         return torch.tensor([bool(v) for v in values])
     if all(isinstance(v, Number) and not isinstance(v, complex) for v in values):
         whole = all(isinstance(v, int | np.integer) for v in values)
         return torch.tensor(values, dtype=torch.int64 if whole else torch.float32)
     return values
+
+
+def _tensor(array: np.ndarray) -> Any:
+    """Return the array as a tensor, or as it is where torch has no such type (text, objects)."""
+    if array.dtype.kind not in "biufc":
+        return array
+    # Of the machine's byte order, in memory that torch may write to.
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.require(native, requirements=["C", "W"]))
 
 
 def _refuse(first: Sample, other: Sample) -> None:

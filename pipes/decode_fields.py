@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .captions import choose_caption, decode_text
+from .captions import choose_caption, decode_text, parse_json
 from .draws import Draws
 from .errors import DataError
+from .read import read_field
 from .sample import Extent, Sample
 
 CAPTIONS = ("caption", "txt", "text")
@@ -25,8 +26,8 @@ def decode_field(name: str, extent: Extent) -> Any:
     Raises:
         DataError: The bytes are not what the extension says.
     """
-    data = extent.read()
-    kind = name.rpartition(".")[2].lower()
+    data = read_field(name, extent)
+    kind = _kind(name)
     try:
         if kind in ("txt", "text", "caption"):
             return decode_text(data)
@@ -35,10 +36,26 @@ def decode_field(name: str, extent: Extent) -> Any:
         if kind in ("cls", "index"):
             return int(data)
         if kind == "npy":
-            return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+            return _array(data)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"field {name!r} is no {kind}: {error}") from error
     return data
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2].lower()
+
+
+def _array(data: bytes) -> np.ndarray:
+    """Return the array in the bytes of an ``.npy`` file; a ValueError where there is none."""
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:
+        # At a damaged header numpy raises nearly anything: TokenError, MemoryError, EOFError, ...
+        raise ValueError(str(error) or type(error).__name__) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it is an archive, as numpy.savez writes it, and no single array")
+    return array
 
 
 @dataclass(frozen=True)
@@ -60,15 +77,15 @@ class CaptionField:
         if field is None:
             return None, self.default
         try:
-            value = sample[field]
+            value = _caption_value(field, sample[field], inner)
+            if inner is not None and inner not in value and self.default is not None:
+                return None, self.default
             caption = choose_caption(
-                value.read() if isinstance(value, Extent) else value,
-                pick=self.pick,
-                lines=self.lines,
-                draws=draws,
-                json_field=inner,
+                value, pick=self.pick, lines=self.lines, draws=draws, json_field=inner
             )
         except DataError as error:
+            if str(error).startswith(f"field {field!r}"):
+                raise
             raise DataError(f"field {field!r}: {error}") from error
         if not caption and self.default is not None:
             caption = self.default
@@ -90,3 +107,15 @@ class CaptionField:
             return None, None
         fields = ", ".join(f for f in sample if not f.startswith("__"))
         raise DataError(f"has no caption {self.name!r}; its fields are: {fields or 'none'}")
+
+
+def _caption_value(field: str, value: Any, inner: str | None) -> Any:
+    """Return what `choose_caption` takes: an object where ``inner`` names a field in it."""
+    if isinstance(value, Extent):
+        parsed = inner is None and _kind(field) == "json"
+        value = decode_field(field, value) if parsed else read_field(field, value)
+    if inner is not None:
+        return parse_json(value)
+    if not isinstance(value, str | bytes | list | dict):
+        raise DataError(f"caption must be text, got {type(value).__name__} {value!r:.80}")
+    return value

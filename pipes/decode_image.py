@@ -203,9 +203,9 @@ def _jpeg_space(data: bytes) -> str | None:
 def _open_jpeg(
     data: bytes, header: Header, n: int, space: str, policy: DecodePolicy
 ) -> tuple[Image.Image, float]:
+    if max(header.height, header.width) < 8:
+        n = 8  # several scales have the same size there, and simplejpeg chooses by size
     least = _scaled_size(header, n)
-    while n > 1 and _scaled_size(header, n - 1) == least:
-        n -= 1  # of scales with one size, which small images have, simplejpeg takes the smallest
     wanted = {"colorspace": space, "min_height": least[0], "min_width": least[1], "min_factor": 1}
     with reading():
         try:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from .errors import DataError
+from .errors import DataError, name_sample
 from .order import Item, Lane, Order, Through
 from .pipe import Pipe
-from .sample import Ref, Sample
+from .sample import KEY, URL, Ref, Sample
 
 
 class FieldOrder(Through):
@@ -26,7 +26,11 @@ class FieldOrder(Through):
                 self.fail(item.ref, error)
 
     def resolve(self, ref: Ref) -> Sample:
-        return self.apply(self.source.resolve(ref))
+        sample = self.source.resolve(ref)
+        try:
+            return self.apply(sample)
+        except DataError as error:
+            raise DataError(f"{name_sample(sample[URL], sample[KEY])}: {error}") from error
 
 
 class Selector(Pipe):

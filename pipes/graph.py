@@ -59,6 +59,10 @@ class Graph:
     def _check(self) -> None:
         if len({id(s) for s in self.sources}) < len(self.sources):
             raise ValueError("one source stands twice in a mix; make a second ShardLister for it")
+        if not self.lanes.repeat and any(source.resample for source in self.sources):
+            raise ValueError(
+                "resample=True draws without end: it goes with .lanes(repeat=True) only"
+            )
         for step in self.steps:
             if isinstance(step, WorkPipe):
                 raise ValueError(

@@ -111,7 +111,8 @@ class IndexStore:
         if kept is None or kept.image_sizes is None:
             shard = local_file(url, self.cache)
             index = self._on_hand(url, shard.size, shard.mtime_ns, image_sizes=True)
-            index = index or scan_tar(shard.path, url)
+            if index is None:
+                index = scan_tar(shard.path, url)
             if index.image_sizes is None:
                 index = _measure(index, shard.path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -131,7 +132,7 @@ class IndexStore:
             index = _load(path, size, mtime_ns)
             if index is not None and (not image_sizes or index.image_sizes is not None):
                 return index
-            found = found or index
+            found = index if found is None else found  # an empty one is false
         return found
 
     def _kept(self, url: str) -> Iterator[str]:

@@ -70,23 +70,25 @@ def lane_advice(graph: Graph) -> str | None:
     )
 
 
-def pass_length(graph: Graph, rank: int, world_size: int) -> tuple[int | None, str]:
-    """Return how many batches of the one pass (``repeat=False``) rank ``rank`` gets, or why not.
+def pass_length(graph: Graph, rank: int, world_size: int) -> int:
+    """Return how many batches of the one pass (``repeat=False``) rank ``rank`` gets.
 
     Lane l's k-th batch is global batch k L + l, and rank r has those with r = g mod R.
+
+    Raises:
+        TypeError: It is not known; the message says why, and what to pass.
     """
     batcher = _batcher(graph)
     uneven = [s for s in graph.steps if isinstance(s, Mixer | Filter | SizeFilter | CaptionFilter)]
     if uneven or isinstance(batcher, AspectRatioBucketer) or graph.sources[0].splits_samples():
-        return None, f"how many short batches a single pass ends with is not known{_HINT}"
+        raise TypeError(f"how many short batches a single pass ends with is not known{_HINT}")
     counts = graph.sample_counts()
     if counts is None:
-        return None, f'with by="shards" the shards\' numbers of samples are not known{_HINT}'
-    lanes, length = graph.lanes.n, 0
+        raise TypeError(f'with by="shards" the numbers of samples are not known{_HINT}')
+    lanes, total, length = graph.lanes.n, counts["total"], 0
     rounding = 0 if batcher.drop_last else batcher.batch_size - 1
     for lane in range(lanes):
-        total = counts["total"]
         samples = (lane + 1) * total // lanes - lane * total // lanes
         batches = (samples + rounding) // batcher.batch_size
         length += sum((k * lanes + lane) % world_size == rank for k in range(batches))
-    return length, ""
+    return length

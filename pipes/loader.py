@@ -1,6 +1,7 @@
 """The loader: one position over all epochs, a state for any number of ranks and workers."""
 
 import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,11 +14,11 @@ from .epoch import Epoch
 from .graph import Graph
 from .length import epoch_length, lane_advice, pass_length
 from .pipe import Pipe
-from .quarantine import append_skipped
+from .quarantine import Quarantine
 from .rank import place_of
 from .state import LoaderState, check, describe, merge_states
-from .stream import LaneStates, LaneWalker, Made, Stream
-from .workers import StatefulDataLoader, WorkerDied, Workers, unpicklable, worker_start
+from .stream import LaneStates, LaneWalker, Made, Stream, replay
+from .workers import StatefulDataLoader, Workers, died, worker_start
 
 log = logging.getLogger(__name__)
 
@@ -101,15 +102,14 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
             )
         self.graph = graph
         self.on_error = on_error
-        self.quarantine = quarantine
-        self.skipped = 0
+        self.quarantine = Quarantine(quarantine)
         self.hang_timeout = timeout
         self.epoch_batches, self._why = epoch_batches, ""
         if epoch_batches is None and graph.lanes.repeat:
             self.epoch_batches, self._why = epoch_length(graph)
         self._says = describe(graph)
         self._stream: Workers | None = None
-        self._ahead = self.prefetch_factor
+        self._ahead = None if not num_workers else (prefetch_factor or 2)
         self._careful = 0  # batches to come before workers may run ahead again
         self._resumed = False
         self._set_position(0, 0, 0, {})
@@ -143,12 +143,14 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
         """
         if self.epoch_batches is not None:
             return -(-self.epoch_batches // self.world_size)
-        length, why = None, self._why
-        if not self.graph.lanes.repeat:
-            length, why = pass_length(self.graph, self.rank, self.world_size)
-        if length is None:
-            raise TypeError(f"this loader's length is not known: {why}")
-        return length
+        if self.graph.lanes.repeat:
+            raise TypeError(f"this loader's length is not known: {self._why}")
+        return pass_length(self.graph, self.rank, self.world_size)
+
+    @property
+    def skipped(self) -> int:
+        """Number of samples that were passed over, each time it happened."""
+        return self.quarantine.count
 
     def epoch_ended(self) -> bool:
         """Return whether the present epoch's batches have all been taken."""
@@ -175,7 +177,7 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
                 self._drop_stream()
                 raise
             except BaseException as error:
-                dead = self._dead(error)
+                dead = died(self._stream, error)
                 self._drop_stream()
                 if not dead:
                     raise
@@ -191,33 +193,12 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
             if made.batch is not None:
                 return self._yielded(made)
 
-    def _dead(self, error: BaseException) -> str:
-        """Return the words for the workers that died, or "" where ``error`` is something else.
-
-        The type does not tell: beside torch's RuntimeError, ConnectionResetError and others come.
-        """
-        if isinstance(error, WorkerDied):
-            return str(error)
-        if self._stream is None or not isinstance(error, Exception):
-            return ""
-        return "; ".join(self._stream.dead())
-
     def _start(self) -> Workers:
         self.dataset.start_at(self.position, self._states)
-        try:
-            self.prefetch_factor = 1 if self._careful else self._ahead
-            self._stream = Workers(self._get_iterator, self.hang_timeout)
-        except WorkerDied:
-            raise
-        except Exception as error:
-            culprit = unpicklable(self.graph) if self.multiprocessing_context else None
-            if culprit is None:
-                raise
-            raise TypeError(
-                f"{culprit} cannot be sent to a worker started by "
-                f"{self.multiprocessing_context.get_start_method()}: use functions defined at a "
-                "module's top level, not lambdas or local ones"
-            ) from error
+        self.prefetch_factor = 1 if self._careful else self._ahead
+        method = (self.multiprocessing_context or multiprocessing).get_start_method()
+        sent = self.graph if self.num_workers and method != "fork" else None
+        self._stream = Workers(self._get_iterator, self.hang_timeout, sent)
         return self._stream
 
     def _yielded(self, made: Made) -> dict[str, Any]:
@@ -234,8 +215,7 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
         self.position = step + self.world_size
         self._states[made.lane] = (made.g // self.graph.lanes.n + 1, made.state)
         if made.skipped:
-            self.skipped += len(made.skipped)
-            append_skipped(self.quarantine, made.g, made.skipped)
+            self.quarantine.add(made.g, made.skipped)
         assert made.batch is not None
         return made.batch
 
@@ -308,19 +288,11 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
         Raises:
             IndexError: There is no such batch (``repeat=False``, or g is negative).
         """
-        lane, place = g % self.graph.lanes.n, g // self.graph.lanes.n
-        if g < 0:
-            raise IndexError(f"batches are numbered from 0; got {g}")
-        known = [(0, ""), self._states[lane]]
+        known = [self._states]
         if state is not None:
             check({**state, "states": dict.fromkeys(range(self.graph.lanes.n), 0)}, self._says)
-            left, text = state["states"].get(str(lane), (0, ""))
-            known.append((left, text))
-        nearest = max(entry for entry in known if entry[0] <= place)
-        made = LaneWalker(self.graph, self.on_error, {lane: nearest}).make(g)
-        if made.batch is None:
-            raise IndexError(f"there is no batch {g}: lane {lane} ends before it")
-        return made.batch
+            known.append({int(n): (left, text) for n, (left, text) in state["states"].items()})
+        return replay(self.graph, self.on_error, g, known)
 
 
 def _as_it_is(made: Made) -> Made:

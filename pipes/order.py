@@ -77,9 +77,10 @@ class Lane:
 
     def fail(self, url: str, key: str, error: DataError) -> None:
         """Pass a bad sample over and note it, or raise its error with its name."""
+        name, reason = f"{name_sample(url, key)}: ", str(error)
         if self.on_error == "raise":
-            raise DataError(f"{name_sample(url, key)}: {error}") from error
-        self.skipped.append(Skipped(url, key, str(error)))
+            raise DataError(name + reason.removeprefix(name)) from error
+        self.skipped.append(Skipped(url, key, reason.removeprefix(name)))
 
 
 class Order(ABC, Generic[T_co]):

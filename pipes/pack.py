@@ -1,11 +1,12 @@
 """Pack the refs that a lane's buckets hold into a short string.
 
-A checkpoint of a lane must stay small (4 KB with 20 buckets of 32) and be made after every batch, in
-microseconds. Refs that wait together come from few shards, so each is written as a number in a table
-of (epoch, shard) and a sample number, in as few whole bytes as the largest needs.
+A checkpoint of a lane must stay small (4 KB with 20 buckets of 32) and be made after every batch,
+in microseconds. Refs that wait together come from few shards, so each is written as a number in a
+table of (epoch, shard) and a sample number, in as few bytes (1, 2, 4, 8) as the largest needs.
 """
 
-import base64
+import binascii
+import zlib
 from array import array
 from collections.abc import Sequence
 
@@ -19,24 +20,21 @@ _SHARD_BITS = 32
 def _put(values: np.ndarray) -> bytes:
     """Return non-negative int64 values as a width in bytes, then that many bytes of each."""
     top = int(values.max()) if len(values) else 0
-    width = max(1, (top.bit_length() + 7) // 8)
-    raw = np.ascontiguousarray(values, "<i8").view(np.uint8).reshape(-1, 8)[:, :width]
-    return bytes([width]) + raw.tobytes()
+    width = 1 if top < 1 << 8 else 2 if top < 1 << 16 else 4 if top < 1 << 32 else 8
+    return bytes((width,)) + values.astype(f"<u{width}").tobytes()
 
 
 def _take(data: bytes, at: int, count: int) -> tuple[np.ndarray, int]:
     width = data[at]
-    raw = np.frombuffer(data, np.uint8, count * width, at + 1).reshape(count, width)
-    full = np.zeros((count, 8), np.uint8)
-    full[:, :width] = raw
-    return full.view("<i8").reshape(count), at + 1 + count * width
+    values = np.frombuffer(data, f"<u{width}", count, at + 1)
+    return values.astype(np.int64), at + 1 + count * width
 
 
 def pack_refs(bins: "Sequence[array[int]]", sources: Sources) -> str:
-    """Return the refs in ``bins`` (flat arrays of epoch, shard, index) as base64 text.
+    """Return the refs in ``bins`` (flat arrays of epoch, shard, sample) as base64 text.
 
-    With them go 32 bits of each shard's fingerprint: a ref into a shard that has changed would be
-    another sample.
+    With them go 32 bits of each shard's fingerprint, since a ref into a shard that has changed
+    would be another sample, and a CRC-32 of all.
     """
     refs = np.frombuffer(b"".join(bins), np.int64).reshape(-1, 3)
     lengths = np.array([len(b) for b in bins], np.int64) // 3
@@ -45,6 +43,7 @@ def pack_refs(bins: "Sequence[array[int]]", sources: Sources) -> str:
     prints = {s: sources.fingerprint(s) & 0xFFFFFFFF for s in set(shards.tolist())}
     packed = b"".join(
         (
+            len(bins).to_bytes(4, "little"),
             len(homes).to_bytes(4, "little"),
             _put(lengths),
             _put(homes >> _SHARD_BITS),
@@ -54,7 +53,8 @@ def pack_refs(bins: "Sequence[array[int]]", sources: Sources) -> str:
             _put(refs[:, 2]),
         )
     )
-    return base64.b85encode(packed).decode()
+    check = zlib.crc32(packed).to_bytes(4, "little")
+    return binascii.b2a_base64(check + packed, newline=False).decode()
 
 
 def unpack_refs(text: str, buckets: int, sources: Sources) -> "list[array[int]]":
@@ -63,18 +63,15 @@ def unpack_refs(text: str, buckets: int, sources: Sources) -> "list[array[int]]"
     Raises:
         ValueError: A shard that a ref points into has changed, or the text is damaged.
     """
-    try:
-        data = base64.b85decode(text)
-        count = int.from_bytes(data[:4], "little")
-        lengths, at = _take(data, 4, buckets)
-        epochs, at = _take(data, at, count)
-        shards, at = _take(data, at, count)
-        prints, at = _take(data, at, count)
-        total = int(lengths.sum())
-        which, at = _take(data, at, total)
-        index, at = _take(data, at, total)
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"the state of a lane is damaged: {error}") from error
+    data = _unwrap(text, buckets)
+    count = int.from_bytes(data[4:8], "little")
+    lengths, at = _take(data, 8, buckets)
+    epochs, at = _take(data, at, count)
+    shards, at = _take(data, at, count)
+    prints, at = _take(data, at, count)
+    total = int(lengths.sum())
+    which, at = _take(data, at, total)
+    index, at = _take(data, at, total)
     for shard, print_ in sorted(set(zip(shards.tolist(), prints.tolist(), strict=True))):
         if sources.fingerprint(shard) & 0xFFFFFFFF != print_:
             raise ValueError(
@@ -87,3 +84,22 @@ def unpack_refs(text: str, buckets: int, sources: Sources) -> "list[array[int]]"
         array("q", refs[end - n : end].tobytes())
         for n, end in zip(lengths.tolist(), ends.tolist(), strict=True)
     ]
+
+
+def _unwrap(text: str, buckets: int) -> bytes:
+    """Return the bytes that were packed, checked, of this number of buckets."""
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        raise ValueError(f"the state of a lane is damaged: {error}") from error
+    packed = data[4:]
+    if len(packed) < 8 or zlib.crc32(packed) != int.from_bytes(data[:4], "little"):
+        raise ValueError(
+            "the state of a lane is damaged: its checksum is wrong; take an earlier checkpoint"
+        )
+    found = int.from_bytes(packed[:4], "little")
+    if found != buckets:
+        raise ValueError(
+            f"the state of a lane is damaged: it is of {found} buckets, and the graph has {buckets}"
+        )
+    return packed

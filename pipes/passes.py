@@ -25,6 +25,11 @@ class PassOrder(Order[Item]):
     """
 
     def __init__(self, pipe: SourcePipe, lane: Lane) -> None:
+        if pipe.resample and not lane.repeat:
+            raise ValueError(
+                "resample=True draws shards without end, and repeat=False visits each sample once: "
+                "choose one"
+            )
         self.source, self.first_shard = lane.sources.of(pipe)
         self.pipe = pipe
         self.lane = lane

@@ -10,8 +10,8 @@ from .sample import Extent
 class OpenFiles:
     """Keeps the files last read open.
 
-    ``os.pread`` takes its own offset, so descriptors may be shared by lanes and inherited by a fork.
-    Not mmap: a file that was truncated must be an error, not a SIGBUS.
+    ``os.pread`` takes its own offset, so descriptors may be shared by lanes and inherited by a
+    fork. Not mmap: a file that was truncated must be an error, not a SIGBUS.
 
     Args:
         most: Number of files kept open.
@@ -32,6 +32,12 @@ class OpenFiles:
         if len(self._open) > self.most:
             os.close(self._open.popitem(last=False)[1])
         return fd
+
+    def forget(self, path: str) -> None:
+        """Close a file, so that the next read opens what has its name then."""
+        fd = self._open.pop(path, None)
+        if fd is not None:
+            os.close(fd)
 
 
 _FILES = OpenFiles()
@@ -60,3 +66,20 @@ def read_extent(extent: Extent) -> bytes:
         parts.append(data)
         got += len(data)
     return b"".join(parts)
+
+
+def read_field(name: str, extent: Extent) -> bytes:
+    """Return the bytes of a field; an error names it too."""
+    try:
+        return read_extent(extent)
+    except DataError as error:
+        raise DataError(f"field {name!r}: {error}") from error
+
+
+def forget(path: str) -> None:
+    """Have the next extent of ``path`` read from the file that has this name then.
+
+    To be called with every new index: a file replaced since it was opened would be read at the
+    offsets of its successor.
+    """
+    _FILES.forget(path)

@@ -166,3 +166,22 @@ class Steps:
         made = self.walker.make(self.g)
         self.g += self.stride
         return made
+
+
+def replay(
+    graph: Graph, on_error: Literal["raise", "skip"], g: int, known: list[LaneStates]
+) -> dict[str, Any]:
+    """Return global batch ``g``, reached from the nearest state before it, or from the seed.
+
+    Raises:
+        IndexError: There is no such batch.
+    """
+    if g < 0:
+        raise IndexError(f"batches are numbered from 0; got {g}")
+    lane, place = g % graph.lanes.n, g // graph.lanes.n
+    entries = [(0, ""), *(states[lane] for states in known if lane in states)]
+    nearest = max(entry for entry in entries if entry[0] <= place)
+    made = LaneWalker(graph, on_error, {lane: nearest}).make(g)
+    if made.batch is None:
+        raise IndexError(f"there is no batch {g}: lane {lane} ends before it")
+    return made.batch

@@ -12,6 +12,7 @@ from .filter import FilterOrder
 from .index_store import IndexStore
 from .order import Item, Lane, Order
 from .passes import PassOrder
+from .read import forget
 from .sample import IMAGE_SIZE, KEY, URL, Extent, Sample
 from .shard_index import ShardIndex
 from .shards import ShardLister
@@ -101,6 +102,7 @@ class TarSource(Source):
             self._open.move_to_end(shard)
             return entry
         entry = self._store.open(self._urls[shard], image_sizes=self._image_sizes)
+        forget(entry[0])
         self._open[shard] = entry
         self._held += len(entry[1])
         while self._held > self.MOST_SAMPLES and len(self._open) > 1:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from .draws import hash64
 from .loader import ElasticDataLoader
@@ -73,6 +72,8 @@ def verify_resume(
         ResumeError: A batch differs; the message names it and the field.
         ValueError: The graph has ``repeat=False`` and ends too early.
     """
+    from tqdm import tqdm
+
     plan = _plan(steps, legs, seed)
     total = sum(count * ranks for _, ranks, count in plan)
     bar = tqdm(total=2 * total, desc="verifying resume", unit="batch", disable=not progress)

@@ -98,16 +98,27 @@ class Workshop:
         self.shared = shared
 
     def run(
-        self, g: int, batch: Batch, resolve: Callable[[Ref], Sample]
+        self,
+        g: int,
+        batch: Batch,
+        resolve: Callable[[Ref], Sample],
+        name: Callable[[Ref], tuple[str, str]] | None = None,
     ) -> tuple[dict[str, Any], list[Skipped]]:
         """Return global batch ``g`` made from its refs, and what was passed over.
 
         With ``on_error="skip"`` a bad sample's place is taken by a whole copy of the next good
         sample of the batch, with the random draws of the place; ``__filled__`` lists the places.
 
+        Args:
+            g: Number of the batch.
+            batch: Its refs.
+            resolve: Gives the sample of a ref.
+            name: Gives the (url, key) of a ref whose sample cannot be resolved.
+
         Raises:
-            DataError: A sample is bad and ``on_error`` is ``"raise"``, or none of the batch is good.
+            DataError: A sample is bad and ``on_error`` is ``"raise"``, or all are.
         """
+        name = name or (lambda ref: ("", str(tuple(ref))))
         slots = self._slots(batch)
         skipped: list[Skipped] = []
         bad: set[int] = set()
@@ -125,7 +136,9 @@ class Workshop:
                         raise
                     if j == i:
                         bad.add(i)
-                        skipped.append(self._skipped(batch.refs[i], error, resolve))
+                        skipped.append(
+                            Skipped(*self._name(batch.refs[i], resolve, name), str(error))
+                        )
                     continue
                 if j != i:
                     filled.append(i)
@@ -174,12 +187,17 @@ class Workshop:
             sample.setdefault(name, value)
         return sample
 
-    def _skipped(self, ref: Ref, error: DataError, resolve: Callable[[Ref], Sample]) -> Skipped:
+    def _name(
+        self,
+        ref: Ref,
+        resolve: Callable[[Ref], Sample],
+        name: Callable[[Ref], tuple[str, str]],
+    ) -> tuple[str, str]:
         try:
             sample = resolve(ref)
-            return Skipped(sample[URL], sample[KEY], str(error))
+            return sample[URL], sample[KEY]
         except DataError:
-            return Skipped("", str(tuple(ref)), str(error))
+            return name(ref)
 
     def _finish(
         self, g: int, batch: Batch, samples: list[Sample], slots: list[Slot], filled: list[int]

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -63,23 +64,32 @@ class Workers:
     Args:
         make_iterator: Returns torch's iterator, and starts the workers.
         timeout: Seconds that one batch may take; 0: any time.
+        sent: The graph, where workers get it pickled.
 
     Raises:
+        TypeError: A function of the graph cannot be pickled; the message names it.
         WorkerDied: A worker died before it was ready.
     """
 
-    def __init__(self, make_iterator: Callable[[], Any], timeout: float) -> None:
-        self.timeout = timeout
-        self._since = time.monotonic()
+    def __init__(
+        self, make_iterator: Callable[[], Any], timeout: float, sent: "Graph | None"
+    ) -> None:
+        self._clock = [time.monotonic()]  # since when the trainer has been waiting
         main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGCHLD) if main else None
         had_handler = signal_handling._SIGCHLD_handler_set
         try:
             self.iterator = make_iterator()
-        except RuntimeError as error:
+        except Exception as error:
             if str(error).startswith("DataLoader worker (pid"):
                 raise WorkerDied(str(error)) from error
-            raise
+            culprit = None if sent is None else unpicklable(sent)
+            if culprit is None:
+                raise
+            raise TypeError(
+                f"{culprit} cannot be sent to a worker that is not forked: use functions defined "
+                "at a module's top level, not lambdas or local ones"
+            ) from error
         finally:
             if main and signal.getsignal(signal.SIGCHLD) is not before:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
@@ -90,36 +100,14 @@ class Workers:
             # Where another loader's handler is in force, it must not raise for these workers.
             signal_handling._remove_worker_pids(id(self.iterator))  # type: ignore[attr-defined]
             self.iterator._worker_pids_set = False
-            self._get = self.iterator._try_get_data
-            self.iterator._try_get_data = self._try_get
+            # A weak reference: in a cycle, workers would live until the collector comes by.
+            self.iterator._try_get_data = functools.partial(
+                _try_get, weakref.ref(self.iterator), self._clock, timeout
+            )
 
     def __next__(self) -> Any:
-        self._since = time.monotonic()
+        self._clock[0] = time.monotonic()
         return next(self.iterator)
-
-    def _try_get(self, _: float = POLL) -> tuple[bool, Any]:
-        """Wait a moment for a worker: torch calls this until something comes."""
-        got, data = self._get(POLL)
-        if not got and self.timeout and time.monotonic() - self._since > self.timeout:
-            raise TimeoutError(self._hang())
-        return got, data
-
-    def _hang(self) -> str:
-        """Have the workers that owe a batch write their stacks to stderr; return the report."""
-        owing = [
-            w
-            for w, tasks in zip(self.processes, self.iterator._workers_num_tasks, strict=True)
-            if tasks and w.is_alive()
-        ]
-        for worker in owing:
-            os.kill(worker.pid, signal.SIGUSR2)
-        time.sleep(0.2)  # let them write before the error is shown
-        pids = ", ".join(str(w.pid) for w in owing)
-        return (
-            f"no batch came within timeout={self.timeout:g} s from the workers (pid {pids}); where "
-            "they are is written to stderr above. Pass a longer timeout to .loader() if they only "
-            "are slow"
-        )
 
     def dead(self) -> list[str]:
         """Return a line about each worker that died; the exception that came does not tell."""
@@ -137,6 +125,43 @@ class Workers:
         """End the workers."""
         if self.processes:
             self.iterator._shutdown_workers()
+
+
+def _try_get(
+    watched: "weakref.ref[Any]", clock: list[float], timeout: float, _: float = POLL
+) -> tuple[bool, Any]:
+    """Wait a moment for a batch: torch calls this until one comes. It sees workers that died."""
+    iterator: Any = watched()
+    got, data = type(iterator)._try_get_data(iterator, POLL)
+    if not got and timeout and time.monotonic() - clock[0] > timeout:
+        raise TimeoutError(_hang(iterator, timeout))
+    return got, data
+
+
+def _hang(iterator: Any, timeout: float) -> str:
+    """Have the workers that owe a batch write their stacks to stderr; return the report."""
+    tasks = zip(iterator._workers, iterator._workers_num_tasks, strict=True)
+    owing = [worker for worker, owed in tasks if owed and worker.is_alive()]
+    for worker in owing:
+        os.kill(worker.pid, signal.SIGUSR2)
+    time.sleep(0.2)  # let them write before the error is shown
+    pids = ", ".join(str(worker.pid) for worker in owing)
+    return (
+        f"no batch came within timeout={timeout:g} s from the workers (pid {pids}); where they are "
+        "is written to stderr above. Pass a longer timeout to .loader() if they only are slow"
+    )
+
+
+def died(workers: "Workers | None", error: BaseException) -> str:
+    """Return the words for the workers that died, or "" where ``error`` is something else.
+
+    The type does not tell: beside torch's RuntimeError, ConnectionResetError and others come.
+    """
+    if isinstance(error, WorkerDied):
+        return str(error)
+    if workers is None or not isinstance(error, Exception):
+        return ""
+    return "; ".join(workers.dead())
 
 
 class WorkerDied(RuntimeError):
@@ -161,4 +186,4 @@ def unpicklable(graph: "Graph") -> str | None:
     return None
 
 
-__all__ = ["StatefulDataLoader", "WorkerDied", "Workers", "unpicklable", "worker_start"]
+__all__ = ["StatefulDataLoader", "WorkerDied", "Workers", "died", "unpicklable", "worker_start"]

@@ -109,7 +109,7 @@ def main(cfg: Config) -> None:
     plain = demo_run.Config(
         url=str(cfg.out / "shards"),
         out=cfg.out / "uninterrupted",
-        cache=cfg.out / "cache",
+        cache=str(cfg.out / "cache"),
         until=plan.until,
         num_workers=cfg.num_workers,
         save_every=plan.save_every,
@@ -247,8 +247,8 @@ def _summary(cfg: Config, plan: Plan, shards: int, result: demo_run.Result) -> s
         f"of {result.epoch_batches}; nothing was left running",
         "resumed": f"from the checkpoint at batch {saved} ({len(state):,} bytes of JSON), with "
         f"{cfg.num_workers + 1} workers instead of {cfg.num_workers}",
-        "compared": f"all {plan.until} batches are bit-identical to the uninterrupted run's, pixels "
-        f"and captions; {again} of them were made twice",
+        "compared": f"all {plan.until} batches are bit-identical to the uninterrupted run's, "
+        f"pixels and captions; {again} of them were made twice",
         "throughput": f"{rate:,.0f} images/s with {cfg.num_workers} workers on {os.cpu_count()} "
         "CPUs, each batch hashed and written down",
         "batches": f"{cfg.out / 'contact_sheet.html'} (and .png)",

@@ -46,7 +46,7 @@ class Config:
     """Batches between two checkpoints."""
     kill_at: int | None = None
     """After how many batches the process kills itself with SIGKILL."""
-    cache: Path | None = None
+    cache: str | None = None
     """Folder for the shards' indexes."""
     seed: int = 0
     """Seed of the order and of every crop, flip and caption."""
@@ -78,7 +78,7 @@ class Result:
 def build(cfg: Config) -> Pipe:
     """Return the graph: the order of the samples first, then the work."""
     return (
-        ShardLister(cfg.url, seed=cfg.seed, cache=None if cfg.cache is None else str(cfg.cache))
+        ShardLister(cfg.url, seed=cfg.seed, cache=cfg.cache)
         .read_tar()
         .shuffle(10_000)
         .bucket_by_aspect_ratio(cfg.resolution, cfg.batch_size, step=cfg.step)

@@ -16,6 +16,7 @@ from penstock.pipes.passes import PassOrder
 from penstock.pipes.pipe import Pipe
 from penstock.pipes.sample import IMAGE_SIZE, KEY, URL, Sample
 from penstock.pipes.sources import Source, SourcePipe
+from penstock.pipes.stream import LaneWalker, Made
 from PIL import Image
 
 
@@ -216,3 +217,13 @@ def check_tails() -> Callable[..., None]:
             assert [step(fresh) for _ in expected[half:]] == expected[half:], f"resumed after {k}"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Any]:
+    """Return a function that makes one global batch of a pipe, and what was skipped for it."""
+
+    def made(pipe: Pipe, g: int = 0, on_error: Literal["raise", "skip"] = "raise") -> Made:
+        return LaneWalker(Graph.of(pipe), on_error).make(g)
+
+    return made

@@ -181,6 +181,18 @@ def test_extreme_shapes(shape, format):
         assert worst(got, np.broadcast_to(np.array([200, 100, 50]), (*size, 3))) <= 5
 
 
+def test_tiny_jpegs_are_decoded_whole():
+    for shape in ((1, 1), (3, 3), (3, 5), (7, 7), (7, 20)):
+        noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        data = file_of(Image.fromarray(noise), "JPEG", quality=100, subsampling=0)
+        full = simplejpeg.decode_jpeg(data)
+        assert worst(pixels(decode(data, POLICY)), full) == 0
+        if max(shape) < 8:
+            crop = Crop(0, 0, *shape)
+            got = pixels(decode(data, POLICY, crop=crop, size=(1, 1)))
+            assert worst(got, by_pillow(Image.fromarray(full), crop, (1, 1))) == 0
+
+
 # Orientation and mirror images
 
 

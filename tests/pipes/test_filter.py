@@ -33,14 +33,15 @@ def test_every_state_gives_the_same_tail(lanes, repeat, fake, open_lane, check_t
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
-def test_a_filter_that_keeps_nothing_is_an_error_that_names_it(lanes, fake, open_lane):
+def test_a_filter_that_keeps_nothing_is_an_error_that_names_it(lanes, fake, open_lane, monkeypatch):
+    monkeypatch.setattr("penstock.pipes.filter.PATIENCE", 1000)
     order, _ = open_lane(fake([5, 4]).filter(nothing).lanes(lanes), lanes - 1)
     message = rf"Filter\(.*nothing.*\) let no sample through in \d+ passes of lane {lanes - 1}"
     for _ in range(2):
         with pytest.raises(ValueError, match=message):
             order.next()
     # Of many samples, two passes of each part are enough to say so.
-    order, _ = open_lane(fake([30_000]).filter(nothing).lanes(2), 1)
+    order, _ = open_lane(fake([3000]).filter(nothing).lanes(2), 1)
     with pytest.raises(ValueError, match="in 5 passes of lane 1"):
         order.next()
     order, _ = open_lane(fake([5]).filter_size(min_side=10_000))
@@ -113,7 +114,9 @@ def test_size_filter(limits, kept, sized):
     assert "".join(sample["__key__"] for sample in pipe) == kept
 
 
-def test_size_filter_counts_orientation_and_refuses_what_has_no_size(make_tar, make_jpeg, open_lane):
+def test_size_filter_counts_orientation_and_refuses_what_has_no_size(
+    make_tar, make_jpeg, open_lane
+):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     samples = [
         ("turned", {"jpg": make_jpeg(20, 50, 0, exif=exif)}),

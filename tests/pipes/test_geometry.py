@@ -125,6 +125,13 @@ def test_resized_crop_falls_back_to_the_centre():
     assert crop == Crop(433, 0, 133, 100)
 
 
+def test_resized_crop_is_never_empty():
+    crop = resized_crop((1000, 1), (100, 400), scale=(1, 1), ratio=None, draws=lambda n: 0.5)
+    assert (crop.height, crop.width) == (1, 1)
+    crop = resized_crop((1, 1000), (400, 100), scale=(1, 1), ratio=None, draws=lambda n: 0.5)
+    assert (crop.height, crop.width) == (1, 1)
+
+
 def test_resized_crop_covers_all_scales():
     def areas(number: float) -> float:
         crop = resized_crop(

@@ -152,6 +152,18 @@ def test_only_the_first_exif_counts(encode):
     assert image_size(insert_segments(data, 0xE1, [xmp])) == (50, 30)
 
 
+def test_exif_whose_entries_lie_far_behind(encode, read):
+    entry = struct.pack("<HHHIHH", 1, 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 50_000) + bytes(49_992) + entry + bytes(4)
+    data = insert_segments(encode(30, 50, format="JPEG"), 0xE1, [exif])
+    assert image_size(data) == read(data) == size_by_pillow(data) == (50, 30)
+
+
+def test_tables_before_the_frame(encode, read):
+    data = insert_segments(encode(30, 50, format="JPEG"), 0xC4, [bytes(17)])
+    assert image_size(data) == read(data) == size_by_pillow(data) == (30, 50)
+
+
 def test_fill_bytes_bare_markers_and_rubbish_between_segments(encode, read):
     data = encode(30, 50, 6, format="JPEG")
     for between in (b"\xff" * 9, b"\xff\x01", b"\xff\xd0\xff\xff", b"\xff\0ab"):

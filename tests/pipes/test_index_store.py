@@ -156,9 +156,19 @@ def test_a_sidecar_without_sizes_is_completed(store, shard, tmp_path, scans):
         assert store.open(shard, image_sizes=True)[1].image_sizes.tolist() == SIZES
     assert scans == ["scan", "sizes"]  # kept in the cache
     assert os.path.isdir(tmp_path / "cache")
-    store.write_sidecar(shard)
+    path = store.write_sidecar(shard)
+    assert ShardIndex.load(path)[0].image_sizes.tolist() == SIZES
     assert scans == ["scan", "sizes"]
-    assert IndexStore("/nowhere").open(shard, image_sizes=True)[1].image_sizes.tolist() == SIZES
+
+
+def test_an_empty_shard_is_scanned_once_too(store, tmp_path, scans):
+    path = tmp_path / "0.tar"
+    path.write_bytes(bytes(1024))
+    for _ in range(2):
+        assert store.open(str(path))[1].keys() == []
+        assert store.open(str(path), image_sizes=True)[1].image_sizes.shape == (0, 2)
+    store.write_sidecar(str(path))
+    assert scans == ["scan", "sizes"]
 
 
 def test_compressed_shards_have_their_sidecar_beside_them(store, tmp_path, scans):

@@ -1,0 +1,78 @@
+"""Imports point one way: recipes may import everything, pipes may import transforms."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import penstock.pipes
+
+ROOT = Path(penstock.pipes.__file__).parents[1]
+MAY_IMPORT = {
+    "transforms": {"transforms"},
+    "models": {"models"},
+    "pipes": {"pipes", "transforms"},
+    "recipes": {"recipes", "pipes", "transforms", "models"},
+}
+BENEATH_PIPES = {
+    *("PIL", "fsspec", "numpy", "simplejpeg", "torch", "torchdata", "torchvision", "tqdm"),
+    "zstandard",
+}
+NEVER_WITH_PIPES = (
+    *("accelerate", "diffusers", "jsonargparse", "matplotlib", "pandas", "peft", "pyarrow", "s3fs"),
+    *("scipy", "skimage", "sklearn", "transformers", "webdataset"),
+)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the (line, dotted name) of all that a file of the library imports, anywhere in it."""
+    package = ["penstock", *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *filter(None, [node.module])]
+            yield from ((node.lineno, ".".join([*module, alias.name])) for alias in node.names)
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_one_way(folder: str) -> None:
+    assert files(folder)
+    wrong = []
+    for path in files(folder):
+        for line, name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "penstock" and parts[1] not in MAY_IMPORT[folder]:
+                wrong.append(f"{path}:{line} imports {name}")
+    assert not wrong
+
+
+def test_pipes_import_few_packages() -> None:
+    allowed = BENEATH_PIPES | sys.stdlib_module_names | {"penstock"}
+    wrong = [
+        f"{path}:{line} imports {name}"
+        for path in files("pipes")
+        for line, name in imports(path)
+        if name.split(".")[0] not in allowed
+    ]
+    assert not wrong
+
+
+def test_importing_pipes_loads_nothing_heavy() -> None:
+    code = "import sys, penstock.pipes; print(*{name.split('.')[0] for name in sys.modules})"
+    env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert {"penstock", "torch"} <= loaded
+    assert not loaded & set(NEVER_WITH_PIPES)
