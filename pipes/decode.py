@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from .captions import check_pick
+from .decode_fields import CaptionField, decode_field
 from .decode_image import DecodePolicy, decode, probe
 from .draws import Draws
 from .errors import DataError
-from .decode_fields import CaptionField, decode_field
 from .geometry import Crop, cover_crop, crop_top_left, resized_crop
 from .pipe import Pipe
 from .sample import Extent, Sample
@@ -22,9 +22,9 @@ from .work import Decoding, Slot
 class Decoder(Decoding):
     """Yields samples with their image and caption decoded (``.decode(…)``). The work half begins.
 
-    ``image`` is uint8 [3, H, W], RGB, upright; ``caption`` is str. Other fields are decoded by their
-    extension: ``json`` to what it holds, ``npy`` to an array (never a pickle), ``cls`` to int, the
-    rest stays bytes. ``.select()`` keeps fields that nobody needs from being read.
+    ``image`` is uint8 [3, H, W], RGB, upright; ``caption`` is str. Other fields are decoded by
+    their extension: ``json`` to what it holds, ``npy`` to an array (never a pickle), ``cls`` to
+    int, the rest stays bytes. ``.select()`` keeps fields that nobody needs from being read.
 
     Where a bucketer stands before, or ``size`` is given, the image is resized to cover that size
     with antialiasing, cropped, flipped, and written straight into the batch's tensor. With it come
@@ -84,9 +84,7 @@ class Decoder(Decoding):
         check_pick(caption_pick)
         self.source: Pipe = source
         self.size = size
-        self.fixed = (size, size) if isinstance(size, int) else size
-        if self.fixed is not None and min(self.fixed) < 1:
-            raise ValueError(f"size is (height, width) in pixels, at least 1, got {size}")
+        self.fixed = None if size is None else _sides(size)
         self.image = image
         self.caption = caption
         self.caption_pick = caption_pick
@@ -176,3 +174,13 @@ class Decoder(Decoding):
         if self.crop == "random":
             anchor = (draws.uniform("decode.top"), draws.uniform("decode.left"))
         return cover_crop(original, target, anchor=anchor), flip
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) that ``size`` means, or refuse it."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(s, int) and s >= 1 for s in sides):
+        raise ValueError(
+            f"size is (height, width) in pixels, at least 1, or one side; got {size!r}"
+        )
+    return sides

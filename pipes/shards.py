@@ -1,5 +1,6 @@
 """Which shards there are."""
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -59,7 +60,7 @@ class ShardLister(Pipe):
             raise ValueError(f"split_by must be 'shard' or 'sample', got {split_by!r}")
         if resample and not shuffle:
             raise ValueError("resample=True draws shards at random; it needs shuffle=True")
-        self.seed = seed
+        self.seed = _whole(seed)
         self.shuffle_shards = shuffle
         self.start = start
         self.end = end
@@ -99,3 +100,11 @@ class ShardLister(Pipe):
             "split_by": self.split_by,
             "resample": self.resample,
         }
+
+
+def _whole(seed: int) -> int:
+    """Return a seed as Python's own integer, which hashes and JSON take."""
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed is a whole number, got {seed!r}") from None

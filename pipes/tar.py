@@ -38,14 +38,14 @@ class TarReader(SourcePipe):
         self.resample = source.resample
         self.shuffle_shards = source.shuffle_shards
         # Counted once, in the main process; workers get the numbers with the graph.
-        self._sizes: np.ndarray | None = None
+        self._sizes: dict[bool, np.ndarray] = {}
 
     def shard_count(self) -> int:
         return len(self.source.urls)
 
     def shard_sizes(self, skip: bool) -> np.ndarray:
-        if self._sizes is not None:
-            return self._sizes
+        if skip in self._sizes:
+            return self._sizes[skip]
         store = IndexStore(self.source.cache)
         sizes = np.zeros(len(self.source.urls), dtype=np.int64)
         for i, url in enumerate(self.source.urls):
@@ -55,7 +55,7 @@ class TarReader(SourcePipe):
                 if not skip:
                     raise
                 warnings.warn(f"passing over a shard: {error}", stacklevel=2)
-        self._sizes = sizes
+        self._sizes[skip] = sizes
         return sizes
 
     def splits_samples(self) -> bool:

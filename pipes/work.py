@@ -122,6 +122,7 @@ class Workshop:
         slots = self._slots(batch)
         skipped: list[Skipped] = []
         bad: set[int] = set()
+        causes: dict[int, str] = {}
         samples: list[Sample] = []
         filled: list[int] = []
         n = len(batch.refs)
@@ -134,6 +135,7 @@ class Workshop:
                 except DataError as error:
                     if self.on_error == "raise":
                         raise
+                    causes[j] = str(error)
                     if j == i:
                         bad.add(i)
                         skipped.append(
@@ -144,9 +146,9 @@ class Workshop:
                     filled.append(i)
                 break
             else:
-                raise DataError(
-                    f"batch {g} has no good sample: {'; '.join(s.reason for s in skipped)}"
-                )
+                few = "; ".join(causes[j] for j in sorted(causes)[:4])
+                more = f"; and {n - 4} more" if n > 4 else ""
+                raise DataError(f"batch {g} has no good sample: {few}{more}")
         return self._finish(g, batch, samples, slots, filled), skipped
 
     def _slots(self, batch: Batch) -> list[Slot]:

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,12 @@ from penstock.recipes.write_file import write_file
 
 
 def shared_memory():
-    return {path.name for path in Path("/dev/shm").glob("torch_*")}
+    """Return the names of torch's shared memory that holds anything."""
+    found = set()
+    for path in Path("/dev/shm").glob("torch_*"):
+        with suppress(FileNotFoundError):
+            found |= {path.name} if path.stat().st_size else set()
+    return found
 
 
 def running(words):
