@@ -44,9 +44,12 @@ class FakeSource(Source):
         return self._size
 
     def sample(self, shard: int, index: int) -> Sample:
-        bits = (shard * 7919 + index * 2654435761) & 0xFFFFFFFFFFFF
-        size = (256 + bits % 700, 256 + (bits >> 17) % 700)
+        size = self.image_size(shard, index)
         return {KEY: f"{index:06d}", URL: f"{shard:05d}.tar", IMAGE_SIZE: size}
+
+    def image_size(self, shard: int, index: int) -> tuple[int, int]:
+        bits = (shard * 7919 + index * 2654435761) & 0xFFFFFFFFFFFF
+        return 256 + bits % 700, 256 + (bits >> 17) % 700
 
     def name(self, shard: int, index: int) -> tuple[str, str]:
         return f"{shard:05d}.tar", f"{index:06d}"

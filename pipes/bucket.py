@@ -108,20 +108,22 @@ class BucketOrder(Order[Batch]):
         self.words = repr(pipe.arguments())
 
     def next(self) -> Batch:
-        first_lap, turned_down = self.source.laps, 0
+        first_lap = turned_down = 0
         while True:
             try:
-                item = self.source.next()
+                ref = self.source.next().ref
             except StopIteration:
                 return self._leftover()
-            i = self._bucket(item)
+            i = self._bucket(ref)
             if i >= 0:
                 held = self.bins[i]
-                held.extend(item.ref)
+                held.extend(ref)
                 if len(held) >= self.full[i]:
                     return self._leave(i)
-                first_lap, turned_down = self.source.laps, 0
+                turned_down = 0
                 continue
+            if not turned_down:
+                first_lap = self.source.laps
             turned_down += 1
             if turned_down >= PATIENCE and self.source.laps - first_lap > 2 * self.lane.count:
                 raise ValueError(
@@ -129,15 +131,15 @@ class BucketOrder(Order[Batch]):
                     f"{self.lane.number}: AspectRatioBucketer({self.words})"
                 )
 
-    def _bucket(self, item: Item) -> int:
+    def _bucket(self, ref: Ref) -> int:
         """Return the sample's bucket, or -1 where it is passed over."""
+        size = self.lane.sources.image_size(ref)
+        if isinstance(size, tuple):
+            return self.assign(*size)
         try:
-            sample = item.sample
-            if sample is None:
-                sample = self.source.resolve(item.ref)
-            return self.assign(*sample_image_size(sample))
+            return self.assign(*sample_image_size(self.source.resolve(ref)))
         except DataError as error:
-            self.lane.fail(*self.lane.sources.name(item.ref), error)
+            self.lane.fail(*self.lane.sources.name(ref), error)
             return -1
 
     def _leave(self, i: int) -> Batch:

@@ -26,7 +26,7 @@ class FilterOrder(Through):
         self.words = words
 
     def next(self) -> Item:
-        first_lap, turned_down = self.source.laps, 0
+        first_lap = turned_down = 0
         while True:
             item = self.source.next()
             try:
@@ -35,6 +35,8 @@ class FilterOrder(Through):
                     return Item(item.ref, sample)
             except DataError as error:
                 self.fail(item.ref, error)
+            if not turned_down:
+                first_lap = self.source.laps
             turned_down += 1
             if turned_down >= PATIENCE and self.source.laps - first_lap > 2 * self.lane.count:
                 raise ValueError(

@@ -11,6 +11,12 @@ from .sources import source_pipes
 
 _SHUFFLE = hash_text("shuffle.window")
 _UNIT = 1 << 32
+_NONE_COMES = 1 << 100  # above all keys
+
+Entry = tuple[int, int, Ref]
+"""(key, number of the input, ref)."""
+
+_NOTHING: Entry = (-1, -1, Ref(0, 0, 0))
 
 
 class Shuffler(Pipe):
@@ -67,16 +73,16 @@ class ShuffleOrder(Through):
         self.passes_end = pipe.passes_end
         self.place = place
         self.stride = max(1, self.size // 8)
-        self._start(self.source.state(), 0, 0, (-1, -1))
+        self._start(self.source.state(), 0, 0, _NOTHING)
 
-    def _start(self, source: State, epoch: int, first: int, left: tuple[int, int]) -> None:
+    def _start(self, source: State, epoch: int, first: int, left: Entry) -> None:
         """Begin in pass ``epoch``, with input ``first`` next and all up to ``left`` gone."""
         self._epoch = epoch  # the pass whose samples leave now
         self._next = first  # number of the next input in that pass
-        self._left = left  # (key, i) of what left last
-        self._heap: list[tuple[int, int, Ref]] = []
+        self._left = left  # what left last
+        self._heap: list[Entry] = []
+        self._bound = first * _UNIT  # keys of all inputs to come are at least this
         self._held: Item | None = None  # the first input of the next pass, while this one drains
-        self._ended = False
         self._reads = 0
         # (inputs read since _start, pass, number of the next input in it, source's state)
         self._notes: deque[tuple[int, int, int, State]] = deque([(0, epoch, first, source)])
@@ -87,52 +93,52 @@ class ShuffleOrder(Through):
         self._key = hash64(self.lane.seed, _SHUFFLE, self.place, self.lane.number, self._epoch)
 
     def next(self) -> Item:
-        while True:
-            heap = self._heap
-            # No later input of this pass has a key below its own number.
-            if heap and (heap[0][0] < self._next * _UNIT or self._ended or self._held is not None):
-                key, i, ref = heappop(heap)
-                self._left = (key, i)
-                return Item(ref)
-            if self._held is not None:
-                self._turn(self._held)
-            elif self._ended:
-                raise StopIteration
-            else:
-                self._read()
+        heap = self._heap
+        while not heap or heap[0][0] >= self._bound:
+            self._fill()
+        self._left = left = heappop(heap)
+        return Item(left[2])
 
-    def _read(self) -> None:
-        """Take one input into the window."""
+    def _fill(self) -> None:
+        """Take one input into the window, or turn to the next pass when this one has drained."""
+        if self._bound == _NONE_COMES:
+            if self._held is None:
+                raise StopIteration
+            self._turn(self._held)
+            return
         if self._reads - self._notes[-1][0] >= self.stride:
             self._note()
         try:
             item = self.source.next()
         except StopIteration:
-            self._ended = True
+            self._bound = _NONE_COMES
             return
         self._reads += 1
         if self.passes_end and item.ref.epoch != self._epoch:
             # After a load, inputs of earlier passes may come again: they all have left.
             if item.ref.epoch > self._epoch:
-                self._held = item
+                self._held, self._bound = item, _NONE_COMES
             return
         self._push(item.ref)
 
     def _push(self, ref: Ref) -> None:
         i = self._next
-        self._next = i + 1
         if i == 0:
             self._begun = self._reads - 1
         draw = mix64((self._key + i * GOLDEN) & MASK) >> 32
         key = i * _UNIT + draw * self.size
-        if (key, i) > self._left:
+        left = self._left
+        if key > left[0] or (key == left[0] and i > left[1]):
             heappush(self._heap, (key, i, ref))
+        self._next = i + 1
+        # No later input of this pass has a key below its own number.
+        self._bound = (i + 1) * _UNIT
 
     def _turn(self, first: Item) -> None:
         """Begin the next pass with its first input."""
         self._held = None
         self._epoch = first.ref.epoch
-        self._next, self._left = 0, (-1, -1)
+        self._next, self._left = 0, _NOTHING
         self._set_key()
         self._push(first.ref)
 
@@ -156,9 +162,9 @@ class ShuffleOrder(Through):
         _, epoch, first, source = note
         if epoch != self._epoch:
             first = 0
-        return [source, self._epoch, first, *self._left]
+        return [source, self._epoch, first, *self._left[:2]]
 
     def load(self, state: State) -> None:
         source, epoch, first, key, i = state
         self.source.load(source)
-        self._start(source, epoch, first, (key, i))
+        self._start(source, epoch, first, (key, i, _NOTHING[2]))

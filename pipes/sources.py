@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .pipe import Pipe
-from .sample import REF, Ref, Sample
+from .sample import IMAGE_SIZE, REF, Ref, Sample
 
 
 class Source(ABC):
@@ -23,6 +23,11 @@ class Source(ABC):
     @abstractmethod
     def sample(self, shard: int, index: int) -> Sample:
         """Return a sample: its key, its URL and its fields as extents."""
+
+    def image_size(self, shard: int, index: int) -> tuple[int, int] | str | None:
+        """Return a sample's ``__image_size__``: a bucketer needs no more of it."""
+        size: tuple[int, int] | str | None = self.sample(shard, index).get(IMAGE_SIZE)
+        return size
 
     @abstractmethod
     def name(self, shard: int, index: int) -> tuple[str, str]:
@@ -109,6 +114,11 @@ class Sources:
         sample = source.sample(shard, ref.sample)
         sample[REF] = ref
         return sample
+
+    def image_size(self, ref: Ref) -> tuple[int, int] | str | None:
+        """Return the image size of the sample that ``ref`` names: (height, width), an error, None."""
+        source, shard = self._at(ref.shard)
+        return source.image_size(shard, ref.sample)
 
     def name(self, ref: Ref) -> tuple[str, str]:
         """Return (url, key) of the sample that ``ref`` names."""

@@ -38,14 +38,14 @@ class TarReader(SourcePipe):
         self.resample = source.resample
         self.shuffle_shards = source.shuffle_shards
         # Counted once, in the main process; workers get the numbers with the graph.
-        self._sizes: dict[bool, np.ndarray] = {}
+        self._sizes: np.ndarray | None = None
 
     def shard_count(self) -> int:
         return len(self.source.urls)
 
     def shard_sizes(self, skip: bool) -> np.ndarray:
-        if skip in self._sizes:
-            return self._sizes[skip]
+        if self._sizes is not None:
+            return self._sizes
         store = IndexStore(self.source.cache)
         sizes = np.zeros(len(self.source.urls), dtype=np.int64)
         for i, url in enumerate(self.source.urls):
@@ -55,7 +55,7 @@ class TarReader(SourcePipe):
                 if not skip:
                     raise
                 warnings.warn(f"passing over a shard: {error}", stacklevel=2)
-        self._sizes[skip] = sizes
+        self._sizes = sizes
         return sizes
 
     def splits_samples(self) -> bool:
@@ -63,7 +63,10 @@ class TarReader(SourcePipe):
 
     def image_sizes(self) -> Iterator[np.ndarray]:
         store = IndexStore(self.source.cache)
-        for url in self.source.urls:
+        for i, url in enumerate(self.source.urls):
+            if self._sizes is not None and not self._sizes[i]:  # maybe damaged, and passed over
+                yield np.empty((0, 2), np.int32)
+                continue
             sizes = store.open(url, image_sizes=True)[1].image_sizes
             assert sizes is not None
             yield sizes
@@ -109,26 +112,38 @@ class TarSource(Source):
             self._held -= len(self._open.popitem(last=False)[1][1])
         return entry
 
+    def _at(self, shard: int, index: int) -> tuple[str, ShardIndex]:
+        """Return a shard's path and index, which must have a sample ``index``."""
+        entry = self._shard(shard)
+        if index >= len(entry[1]):
+            raise RuntimeError(
+                f"{self._urls[shard]} has {len(entry[1])} samples and had more when this run "
+                "began: it was replaced under the run; start the run anew"
+            )
+        return entry
+
     def size(self, shard: int) -> int:
         return len(self._shard(shard)[1])
 
     def sample(self, shard: int, index: int) -> Sample:
-        path, shard_index = self._shard(shard)
-        if index >= len(shard_index):
-            raise RuntimeError(
-                f"{self._urls[shard]} has {len(shard_index)} samples and had more when this run "
-                "began: it was replaced under the run; start the run anew"
-            )
+        path, shard_index = self._at(shard, index)
         sample: dict[str, Any] = {KEY: shard_index.key(index), URL: self._urls[shard]}
         for field, offset, size in shard_index.members(index):
             sample[field] = Extent(path, offset, size)
-        if self._image_sizes and shard_index.image_sizes is not None:
-            height, width = shard_index.image_sizes[index].tolist()
-            if height < 0:
-                sample[IMAGE_SIZE] = shard_index.image_error(index) or "its header is unreadable"
-            elif height:
-                sample[IMAGE_SIZE] = (height, width)
+        if self._image_sizes:
+            size_or_error = self.image_size(shard, index)
+            if size_or_error is not None:
+                sample[IMAGE_SIZE] = size_or_error
         return sample
+
+    def image_size(self, shard: int, index: int) -> tuple[int, int] | str | None:
+        _, shard_index = self._at(shard, index)
+        if shard_index.image_sizes is None:
+            return None
+        height, width = shard_index.image_sizes[index].tolist()
+        if height < 0:
+            return shard_index.image_error(index) or "its header is unreadable"
+        return (height, width) if height else None
 
     def name(self, shard: int, index: int) -> tuple[str, str]:
         return self._urls[shard], self._shard(shard)[1].key(index)

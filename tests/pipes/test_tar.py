@@ -71,9 +71,28 @@ def test_with_skip_a_damaged_shard_counts_no_samples(lanes, folder, open_lane, t
         order, _ = open_lane(pipe, lane, on_error="skip")  # counted once: no second warning
         refs += take(order, 99)
     assert sorted((r.shard, r.sample) for r in refs) == [(s, i) for s in (0, 2) for i in range(8)]
-    # A loader that does not skip still refuses.
-    with pytest.raises(DataError, match=r"1.tar"):
-        open_lane(pipe, 0)
+
+
+def test_a_loader_that_skips_passes_a_damaged_shard_over(folder):
+    pipe = ShardLister(str(folder / "*.tar")).read_tar().batch(4).lanes(2).load()
+    with pytest.warns(UserWarning, match=r"passing over a shard: .*1.tar: byte"):
+        loader = pipe.loader(on_error="skip", quarantine=folder / "quarantine.jsonl")
+    assert len(loader) == 4
+    keys = [
+        (u, k) for batch in loader for u, k in zip(batch["__url__"], batch["__key__"], strict=True)
+    ]
+    assert len(set(keys)) == 16
+    assert {os.path.basename(url) for url, _ in keys} == {"0.tar", "2.tar"}
+
+
+def test_image_sizes_are_counted_without_a_damaged_shard(make_tar, make_jpeg, tmp_path):
+    for name in ("0.tar", "1.tar"):
+        make_tar([(k, {"jpg": make_jpeg(64, 64, 0)}) for k in "abcd"], name)
+    os.truncate(tmp_path / "1.tar", 600)
+    reader = ShardLister(str(tmp_path / "*.tar")).read_tar()
+    pipe = reader.bucket_by_aspect_ratio(64, pixels=2 * 64 * 64).decode()
+    with pytest.warns(UserWarning, match="passing over a shard"):
+        assert len(pipe.loader(on_error="skip")) == 2
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
