@@ -9,7 +9,6 @@ from .order import Item, Lane, Order, Through
 from .pipe import Pipe
 from .sample import IMAGE_SIZE, Sample
 
-
 PATIENCE = 10_000
 """Samples that are turned down in a row, at least, before a pipe says that it keeps nothing. Of few
 samples, a lane may miss the only good one for many passes: it has other parts of them each time."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from penstock.pipes import DataError, Pipe, ShardLister, merge_states
 from penstock.pipes.verify import fingerprints
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from penstock.pipes import Pipe, ShardLister
 from penstock.pipes.verify import fingerprints
 
@@ -182,7 +183,9 @@ def test_other_start_methods(
 
 def test_a_function_that_cannot_be_sent_is_named(pipe: Pipe) -> None:
     loader = pipe.map(lambda s: s).loader(1, multiprocessing_context="spawn")
-    with pytest.raises(TypeError, match="Mapper's fn .*lambda.* cannot be sent to a worker .*top level"):
+    with pytest.raises(
+        TypeError, match="Mapper's fn .*lambda.* cannot be sent to a worker .*top level"
+    ):
         next(iter(loader))
 
 
