@@ -1,7 +1,10 @@
 """A chain of pipes, read as a whole: where its data comes from, its order half, its work half."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
+
+import numpy as np
 
 from .bucket import AspectRatioBucketer
 from .draws import hash64
@@ -32,6 +35,8 @@ class Graph:
         self.top = top
         self.steps = _steps(top)
         self.sources: list[SourcePipe] = source_pipes(top)
+        if not self.sources:
+            raise ValueError(f"{type(top).__name__} gives no samples: read them, with .read_tar()")
         self.lanes = self._only_lanes()
         self._check()
 
@@ -168,11 +173,18 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     inner = getattr(value, "func", None)
     if inner is not None:  # functools.partial
         return [_plain(inner), _plain(value.args), _plain(value.keywords)]
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [name, {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}]
+    return name
 
 
 def preview(pipe: Pipe) -> Iterator[Any]:
