@@ -190,6 +190,8 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
                 # one; one step at a time, those come through, and the one that kills is known.
                 self._careful = 2 * self.num_workers * (self._ahead or 1)
                 continue
+            if made.skipped:
+                self.quarantine.add(made.g, made.skipped)
             if made.batch is not None:
                 return self._yielded(made)
 
@@ -214,8 +216,6 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
                 self._drop_stream()
         self.position = step + self.world_size
         self._states[made.lane] = (made.g // self.graph.lanes.n + 1, made.state)
-        if made.skipped:
-            self.quarantine.add(made.g, made.skipped)
         assert made.batch is not None
         return made.batch
 

@@ -450,6 +450,35 @@ def test_skip_in_the_order_half_passes_over_and_only_the_yielding_consumer_repor
     assert sorted(of_first_pass) == ["003", "008"]
 
 
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 1), (3, 0)])
+def test_what_is_passed_over_behind_the_last_batch_is_reported_once(
+    make_tar: Callable[..., str],
+    fields_of: Callable[[int], dict[str, bytes]],
+    tmp_path: Any,
+    ranks: int,
+    workers: int,
+) -> None:
+    samples = [(f"{i:03d}", fields_of(i)) for i in range(9)]
+    samples[8][1]["jpg"] = b"no image at all"
+    pipe = (
+        ShardLister(make_tar(samples), shuffle=False)
+        .read_tar()
+        .bucket_by_aspect_ratio(64, 2, sizes=[(64, 64)])
+        .lanes(1, repeat=False)
+        .decode()
+    )
+    counts = []
+    for rank in range(ranks):
+        loader = pipe.loader(
+            workers, rank=rank, world_size=ranks, on_error="skip", quarantine=tmp_path / "q"
+        )
+        list(loader)
+        counts.append(loader.skipped)
+        loader.close()
+    assert sorted(counts) == [*[0] * (ranks - 1), 1]
+    assert json.loads((tmp_path / "q").read_text())["key"] == "008"
+
+
 def test_the_trainers_random_generators_are_left_alone(pipe: Pipe) -> None:
     random.seed(1)
     np.random.seed(1)

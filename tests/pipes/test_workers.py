@@ -146,7 +146,7 @@ def test_an_error_of_the_trainers_function_is_raised_as_it_is(pipe: Pipe) -> Non
 
 
 _SCRIPT = """
-import sys, os, json, time
+import sys, os, json, threading, time
 from penstock.pipes import ShardLister
 from penstock.pipes.verify import fingerprints
 if __name__ == "__main__":
@@ -156,9 +156,12 @@ if __name__ == "__main__":
     loader = pipe.loader(2, epoch_batches=8, multiprocessing_context=method)
     print(json.dumps([fingerprints(b) for b in loader]), flush=True)
     if method == "fork":
-        it = iter(loader)
-        next(it)
-        print(json.dumps([w.pid for w in loader._stream.processes]), flush=True)
+        # Killed while its workers work: torch's own watch looks only between two batches.
+        slow = pipe.map(lambda sample: time.sleep(90)).loader(2)
+        threading.Thread(target=lambda: next(iter(slow)), daemon=True).start()
+        while slow._stream is None:
+            time.sleep(0.01)
+        print(json.dumps([w.pid for w in slow._stream.processes]), flush=True)
         time.sleep(60)
 """
 
