@@ -27,6 +27,7 @@ class Graph:
 
     def __init__(self, pipe: Pipe) -> None:
         self.pipe = pipe
+        self.skip = False  # whether shards whose data is bad count as empty
         self.work: list[WorkPipe] = []
         top = pipe
         while isinstance(top, WorkPipe):
@@ -104,11 +105,11 @@ class Graph:
         assert isinstance(first, Decoding)
         first.check(any(isinstance(step, AspectRatioBucketer) for step in self.steps))
 
-    def sample_counts(self, skip: bool = False) -> dict[str, Any] | None:
+    def sample_counts(self) -> dict[str, Any] | None:
         """Return how many samples there are and a hash of each shard's number; None by shards."""
         if self.lanes.by == "shards":
             return None
-        sizes = [n for source in self.sources for n in source.shard_sizes(skip).tolist()]
+        sizes = [n for source in self.sources for n in source.shard_sizes(self.skip).tolist()]
         return {"total": sum(sizes), "hash": f"{hash64(*sizes):016x}"}
 
     def held_samples(self) -> int:

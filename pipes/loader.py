@@ -80,7 +80,8 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
             raise ValueError(f"epoch_batches must be at least 1, got {epoch_batches}")
         graph = Graph.of(pipe)
         graph.check_loadable()
-        graph.sample_counts(skip=on_error == "skip")  # now, so that workers inherit the counts
+        graph.skip = on_error == "skip"
+        graph.sample_counts()  # now, so that workers inherit the counts
         self.rank, self.world_size = place_of(rank, world_size)
         with warnings.catch_warnings():
             # torchdata 0.11 calls what newer versions of torch have deprecated.

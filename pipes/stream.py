@@ -99,7 +99,7 @@ class LaneWalker:
         if batch is None:
             return Made(g, number, "", None, list(lane.skipped))
         assert self.workshop is not None
-        made, skipped = self.workshop.run(g, batch, order.resolve)
+        made, skipped = self.workshop.run(g, batch, order.resolve, self.sources.name)
         state = json.dumps(order.state(), separators=(",", ":"))
         return Made(g, number, state, made, [*lane.skipped, *skipped])
 

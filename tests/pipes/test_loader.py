@@ -522,3 +522,17 @@ def test_nonsense_is_refused(pipe: Pipe) -> None:
         pipe.loader(on_error="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="epoch_batches"):
         pipe.loader(epoch_batches=0)
+
+
+def test_a_damaged_shard_counts_as_empty_for_skip_and_raises_otherwise(
+    make_tar: Callable[..., str], fields_of: Callable[[int], dict[str, bytes]], tmp_path: Any
+) -> None:
+    make_tar([(f"{i:03d}", fields_of(i)) for i in range(6)], "00000.tar")
+    (tmp_path / "00001.tar").write_bytes(b"this is no tar" * 100)
+    pipe = ShardLister(str(tmp_path / "*.tar")).read_tar().batch(2).load()
+    with pytest.warns(UserWarning, match="passing over a shard.*00001.tar"):
+        loader = pipe.loader(on_error="skip")
+    assert len(loader) == 3
+    assert sorted(k for b in loader for k in b["__key__"]) == [f"{i:03d}" for i in range(6)]
+    with pytest.raises(DataError, match=r"00001.tar"):
+        pipe.loader()
