@@ -253,6 +253,29 @@ def test_a_rank_alone_has_only_its_lanes(shards: str) -> None:
         merge_states([])
 
 
+def test_of_ranks_that_share_a_lane_the_latest_state_is_kept(shards: str) -> None:
+    pipe = ShardLister(shards).read_tar().batch(2).load()
+    loaders = [pipe.loader(rank=r, world_size=3) for r in range(3)]
+    for loader in loaders:
+        next(iter(loader))
+    states = [loader.state_dict() for loader in loaders]
+    assert [s["states"]["0"][0] for s in states] == [1, 2, 3]
+    assert merge_states(states)["states"] == merge_states(states[::-1])["states"]
+    assert merge_states(states)["states"]["0"] == states[2]["states"]["0"]
+
+
+def test_shards_with_other_numbers_of_samples_are_refused(
+    make_tar: Callable[..., str], fields_of: Callable[[int], dict[str, bytes]]
+) -> None:
+    samples = [(f"{i:03d}", fields_of(i)) for i in range(6)]
+    url = make_tar(samples)
+    state = ShardLister(url).read_tar().batch(2).load().loader().state_dict()
+    make_tar(samples[:5])
+    other = ShardLister(url).read_tar().batch(2).load().loader()
+    with pytest.raises(ValueError, match="other numbers of samples.*'total': 6.*'total': 5"):
+        other.load_state_dict(state)
+
+
 def change(shards: str, **changed: Any) -> Pipe:
     a = {"seed": 1, "window": 15, "batch": 4, "lanes": 2, "by": "samples", "keep": None, **changed}
     pipe = ShardLister(a.get("urls", shards), seed=a["seed"]).read_tar()
