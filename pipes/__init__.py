@@ -13,6 +13,7 @@ from .filter import CaptionFilter, Filter, SizeFilter
 from .lanes import Lanes
 from .load import FieldLoader
 from .loader import ElasticDataLoader
+from .manifest import ManifestReader
 from .map import Mapper, Transformer
 from .mix import Mixer
 from .pipe import Pipe
@@ -40,6 +41,7 @@ __all__ = [
     "FieldLoader",
     "Filter",
     "Lanes",
+    "ManifestReader",
     "Mapper",
     "Mixer",
     "Pipe",

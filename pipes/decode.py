@@ -14,7 +14,8 @@ from .draws import Draws
 from .errors import DataError
 from .geometry import Crop, cover_crop, crop_top_left, resized_crop
 from .pipe import Pipe
-from .sample import Extent, Sample
+from .read import read_value
+from .sample import UNLOADED, Extent, Sample, Stored
 from .shard_index import image_field
 from .work import Decoding, Slot
 
@@ -114,14 +115,16 @@ class Decoder(Decoding):
             raise ValueError(f"decode(crop={self.crop!r}) needs size=…, or a bucketer before it")
 
     def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
-        fields = [name for name, value in sample.items() if isinstance(value, Extent)]
+        fields = [name for name, value in sample.items() if isinstance(value, UNLOADED)]
         name = self.image or image_field(fields)
         if name is not None and name not in sample:
             raise DataError(f"has no field {name!r}; its fields are: {', '.join(fields) or 'none'}")
-        out = {
-            k: v for k, v in sample.items() if k.startswith("__") and not k.startswith("__image")
-        }
         taken, caption = self.captions.read(sample, draws)
+        out = {
+            k: v
+            for k, v in sample.items()
+            if k != taken and not k.startswith("__image") and not isinstance(v, UNLOADED)
+        }
         for field in fields:
             if field == name:
                 self._image(field, sample[field], draws, slot, out)
@@ -131,9 +134,11 @@ class Decoder(Decoding):
             out["caption"] = caption
         return out
 
-    def _image(self, field: str, extent: Extent, draws: Draws, slot: Slot, out: Sample) -> None:
+    def _image(
+        self, field: str, value: Extent | Stored | bytes, draws: Draws, slot: Slot, out: Sample
+    ) -> None:
         try:
-            data = extent.read()
+            data = read_value(value)
             original = probe(data, self.policy)
             target = slot.size or original
             crop, flip = self._crop(original, target, draws)

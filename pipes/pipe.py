@@ -57,7 +57,7 @@ class Pipe(Node):
         )
 
     def filter_caption(
-        self, *, min_length: int = 1, max_length: int | None = None, field: str = "txt"
+        self, *, min_length: int = 1, max_length: int | None = None, field: str | None = None
     ) -> "Pipe":
         """Keep the samples whose text has from ``min_length`` to ``max_length`` characters."""
         from .filter import CaptionFilter
