@@ -22,6 +22,7 @@ from .shards import ShardLister
 from .shuffle import Shuffler
 from .state import merge_states
 from .tar import TarReader
+from .text_to_image import text_to_image_dataset
 from .verify import verify_resume
 
 __all__ = [
@@ -56,5 +57,6 @@ __all__ = [
     "Transformer",
     "bucket_report",
     "merge_states",
+    "text_to_image_dataset",
     "verify_resume",
 ]

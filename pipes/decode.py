@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torch
 from .captions import check_pick
 from .decode_fields import CaptionField, decode_field
 from .decode_image import DecodePolicy, decode, probe
+from .decode_pixels import DecodedImages
 from .draws import Draws
 from .errors import DataError
 from .geometry import Crop, cover_crop, crop_top_left, resized_crop
@@ -53,6 +54,9 @@ class Decoder(Decoding):
             uint8 [1, H, W], too.
         icc: Convert images with a colour profile to sRGB.
         max_pixels: A larger image is bad data (a decompression bomb).
+        keep_in_memory: Bytes of decoded images that each worker keeps, so that those of a small
+            data set are decoded once (4 bytes a pixel, of JPEGs at the scale they are needed in).
+            It changes no pixel.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Decoder(Decoding):
         alpha: Literal["matte", "mask"] = "matte",
         icc: bool = True,
         max_pixels: int = 178_956_970,
+        keep_in_memory: int = 0,
     ) -> None:
         if crop not in ("center", "random", "resized"):
             raise ValueError(f"crop must be 'center', 'random' or 'resized', got {crop!r}")
@@ -99,8 +104,14 @@ class Decoder(Decoding):
         self.alpha = alpha
         self.icc = icc
         self.max_pixels = max_pixels
+        self.keep_in_memory = keep_in_memory
+        self.kept = DecodedImages(keep_in_memory) if keep_in_memory else None
         self.policy = DecodePolicy(matte=matte, alpha=alpha, icc=icc, max_pixels=max_pixels)
         self.captions = CaptionField(caption, caption_pick, caption_lines, caption_default)
+
+    def arguments(self) -> dict[str, Any]:
+        # What is kept in memory is no difference.
+        return {k: v for k, v in super().arguments().items() if k != "keep_in_memory"}
 
     def image_size(self) -> tuple[int, int] | None:
         return self.fixed
@@ -154,6 +165,7 @@ class Decoder(Decoding):
                 size=None if whole else target,
                 flip=flip,
                 mask_out=mask,
+                kept=self.kept,
             )
         except DataError as error:
             raise DataError(f"field {field!r}: {error}") from error

@@ -109,7 +109,7 @@ class ParquetTable(ArrowRows):
         groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
         counts = np.array([group.num_rows for group in groups], np.int64)
         self._starts = np.cumsum(counts) - counts
-        self._count = file.metadata.num_rows
+        self._count: int = file.metadata.num_rows
         # read(), not read_row_groups: one that is damaged shall be seen now.
         self._texts = file.read(columns=names, use_threads=False)
         more = counts.astype("<i8").tobytes()

@@ -30,6 +30,7 @@ def inside(images, kind):
     return pa.table({"image": column, "text": texts, "n": list(range(len(images)))})
 
 
+@pytest.mark.filterwarnings("ignore:.*half-filled buckets")
 @pytest.mark.parametrize("kind", ["bytes", "struct"])
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
 def test_images_inside(kind, suffix, images, tmp_path):
