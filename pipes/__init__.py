@@ -13,6 +13,7 @@ from .filter import CaptionFilter, Filter, SizeFilter
 from .lanes import Lanes
 from .load import FieldLoader
 from .loader import ElasticDataLoader
+from .manifest import ManifestReader
 from .map import Mapper, Transformer
 from .mix import Mixer
 from .pipe import Pipe
@@ -21,6 +22,7 @@ from .shards import ShardLister
 from .shuffle import Shuffler
 from .state import merge_states
 from .tar import TarReader
+from .text_to_image import text_to_image_dataset
 from .verify import verify_resume
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "FieldLoader",
     "Filter",
     "Lanes",
+    "ManifestReader",
     "Mapper",
     "Mixer",
     "Pipe",
@@ -54,5 +57,6 @@ __all__ = [
     "Transformer",
     "bucket_report",
     "merge_states",
+    "text_to_image_dataset",
     "verify_resume",
 ]

@@ -16,6 +16,9 @@ from .errors import DataError
 Pick = Literal["first", "random"] | Sequence[float]
 CaptionField = bytes | bytearray | memoryview | str | Sequence[Any] | Mapping[str, Any]
 
+CAPTIONS = ("caption", "txt", "text")
+"""Names of fields that hold a sample's caption; the first that a sample has counts."""
+
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 

@@ -8,16 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .captions import choose_caption, decode_text, parse_json
+from .captions import CAPTIONS, choose_caption, decode_text, parse_json
 from .draws import Draws
-from .errors import DataError
+from .errors import DataError, MissingData
 from .read import read_field
-from .sample import Extent, Sample
-
-CAPTIONS = ("caption", "txt", "text")
+from .sample import UNLOADED, Extent, Sample, Stored
 
 
-def decode_field(name: str, extent: Extent) -> Any:
+def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
     """Return a field's value, decoded by its extension.
 
     ``json`` gives what it holds, ``npy`` an array, ``cls`` and ``index`` an int, ``txt`` and
@@ -26,7 +24,7 @@ def decode_field(name: str, extent: Extent) -> Any:
     Raises:
         DataError: The bytes are not what the extension says.
     """
-    data = read_field(name, extent)
+    data = read_field(name, value)
     kind = _kind(name)
     try:
         if kind in ("txt", "text", "caption"):
@@ -83,6 +81,10 @@ class CaptionField:
             caption = choose_caption(
                 value, pick=self.pick, lines=self.lines, draws=draws, json_field=inner
             )
+        except MissingData:
+            if self.default is not None:
+                return field, self.default
+            raise
         except DataError as error:
             if str(error).startswith(f"field {field!r}"):
                 raise
@@ -111,7 +113,7 @@ class CaptionField:
 
 def _caption_value(field: str, value: Any, inner: str | None) -> Any:
     """Return what `choose_caption` takes: an object where ``inner`` names a field in it."""
-    if isinstance(value, Extent):
+    if isinstance(value, UNLOADED):
         parsed = inner is None and _kind(field) == "json"
         value = decode_field(field, value) if parsed else read_field(field, value)
     if inner is not None:

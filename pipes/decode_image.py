@@ -4,21 +4,20 @@ One function of bytes and arguments: no state, no draws, no I/O.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 import torch
 from PIL import Image
 
-from .color import PLAIN, jpeg_profile, to_rgb
+from .color import PLAIN, to_rgb
+from .decode_pixels import DecodedImages, open_pixels
 from .errors import DataError
 from .geometry import Crop, check_inside, stored_crop, stored_flips
-from .image_size import JPEG, PNG, Header, image_header
-from .open_image import open_image, quiet, reading
+from .image_size import Header, image_header
+from .open_image import quiet, reading
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -27,12 +26,6 @@ Box = tuple[float, float, float, float]
 SCALES: Final = ((1, 1.1), (2, 1.1), (3, 1.05), (4, 1.2), (5, 1.05))
 """(n, how many times the output's size it must have): scales of n/8 that pay, and where they are
 good enough, measured. 6/8 and 7/8 take longer than the full decode, which SIMD does."""
-
-_SPACES: Final = {"Gray": "GRAY", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
-"""From a JPEG's own colour space to the one that simplejpeg decodes it to."""
-
-_HARMLESS_PADDING: Final = 32
-"""Bytes between a JPEG's data and its end marker that some cameras leave; more means lost data."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +74,7 @@ def decode(
     size: tuple[int, int] | None = None,
     flip: bool = False,
     mask_out: torch.Tensor | None = None,
+    kept: DecodedImages | None = None,
 ) -> torch.Tensor:
     """Return pixels as uint8 [3, H, W]: sRGB, upright; the whole image, or ``crop`` at ``size``.
 
@@ -116,7 +110,7 @@ def decode(
             raise ValueError('mask_out is for DecodePolicy(alpha="mask")')
         _checked(mask_out, (1, *size))
     region = stored_crop(crop, header.upright, header.orientation)
-    rgb, alpha = _region(data, header, region, _turned(size, header.orientation), policy)
+    rgb, alpha = _region(data, header, region, _turned(size, header.orientation), policy, kept)
     upright = _upright(np.asarray(rgb), header.orientation, flip)
     np.copyto(out.numpy(), upright.transpose(2, 0, 1))
     if mask_out is not None and alpha is None:
@@ -152,10 +146,16 @@ def _header(data: bytes, policy: DecodePolicy) -> Header:
 
 
 def _region(
-    data: bytes, header: Header, region: Crop, size: tuple[int, int], policy: DecodePolicy
+    data: bytes,
+    header: Header,
+    region: Crop,
+    size: tuple[int, int],
+    policy: DecodePolicy,
+    kept: DecodedImages | None,
 ) -> tuple[Image.Image, Image.Image | None]:
     """Return ``region`` of the stored pixels at ``size`` as RGB, and its alpha if it has any."""
-    image, scale = _open(data, header, region, size, policy)
+    n = jpeg_scale(region, size)
+    image, scale = open_pixels(data, header, n, policy.icc, kept)
     box = _box(region, scale, image.size)
     if image.mode in PLAIN and "transparency" not in image.info:
         return to_rgb(_resized(image, box, size), matte=None, icc=policy.icc)
@@ -167,82 +167,6 @@ def _region(
     if alpha is not None:
         alpha = _resized(alpha, box, size) if policy.alpha == "mask" else None
     return _resized(rgb, box, size), alpha
-
-
-def _open(
-    data: bytes, header: Header, region: Crop, size: tuple[int, int], policy: DecodePolicy
-) -> tuple[Image.Image, float]:
-    """Return a loaded image, and how many of its pixels are one stored pixel of the original."""
-    if data.startswith(JPEG) and (space := _jpeg_space(data)) is not None:
-        return _open_jpeg(data, header, jpeg_scale(region, size), space, policy)
-    with reading(), quiet():
-        image = open_image(data)
-        image.load()
-        if data.startswith(PNG) and data[24] == 16 and image.mode == "RGB":
-            _halve_key(image)
-    _check_size((header.height, header.width), image.size[::-1])
-    return image, 1.0
-
-
-def _halve_key(image: Image.Image) -> None:
-    """Cut the transparent colour of 16-bit RGB to 8 bits, as Pillow has cut the pixels."""
-    key = image.info.get("transparency")
-    if isinstance(key, tuple):
-        image.info["transparency"] = tuple(level >> 8 for level in key)
-
-
-def _jpeg_space(data: bytes) -> str | None:
-    """Return what simplejpeg is to decode to; None where only Pillow can: odd samplings."""
-    try:
-        space = simplejpeg.decode_jpeg_header(data, strict=False)[2]
-    except (ValueError, KeyError):  # KeyError: it has no name for the sampling
-        return None
-    return _SPACES.get(space)
-
-
-def _open_jpeg(
-    data: bytes, header: Header, n: int, space: str, policy: DecodePolicy
-) -> tuple[Image.Image, float]:
-    if max(header.height, header.width) < 8:
-        n = 8  # several scales have the same size there, and simplejpeg chooses by size
-    least = _scaled_size(header, n)
-    wanted = {"colorspace": space, "min_height": least[0], "min_width": least[1], "min_factor": 1}
-    with reading():
-        try:
-            pixels = simplejpeg.decode_jpeg(data, **wanted)
-        except ValueError as err:
-            if not _is_harmless(str(err)):
-                raise
-            pixels = simplejpeg.decode_jpeg(data, strict=False, **wanted)
-    _check_size(least, pixels.shape[:2])
-    if space == "CMYK":  # inverted: all take it that CMYK JPEGs are Adobe's, and they are
-        image = Image.frombytes("CMYK", least[::-1], pixels.tobytes(), "raw", "CMYK;I")
-    else:
-        image = Image.fromarray(pixels[:, :, 0] if space == "GRAY" else pixels)
-    if policy.icc and (profile := jpeg_profile(data)):
-        image.info["icc_profile"] = profile
-    return image, n / 8
-
-
-def _check_size(said: tuple[int, ...], found: tuple[int, ...]) -> None:
-    if said != found:
-        raise DataError(f"the header says (height, width) {said}, the pixels are {found}")
-
-
-def _scaled_size(header: Header, n: int) -> tuple[int, int]:
-    return -(-header.height * n // 8), -(-header.width * n // 8)  # libjpeg rounds up
-
-
-def _is_harmless(message: str) -> bool:
-    """Return whether simplejpeg's complaint leaves every pixel as it was meant.
-
-    A few bytes of padding before the end marker, and a progressive file's parameters in a
-    sequential one, are what some cameras write. All else is lost data, which libjpeg paints grey.
-    """
-    padding = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)
-    if padding is not None:
-        return int(padding[1]) <= _HARMLESS_PADDING
-    return "Invalid SOS parameters for sequential JPEG" in message
 
 
 def _box(region: Crop, scale: float, size: tuple[int, int]) -> Box:

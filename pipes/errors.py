@@ -12,6 +12,10 @@ class DataError(ValueError):
     # One string is the only argument: torch rebuilds a worker's exception from its text alone.
 
 
+class MissingData(DataError):
+    """A field is missing or empty where the data set has it: a default may take its place."""
+
+
 def name_sample(url: str, key: str, field: str | None = None) -> str:
     """Return how every error names a sample: ``sample 'k' of s.tar, field 'jpg'``."""
     where = f"sample {key!r} of {url}"

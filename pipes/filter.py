@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from .captions import decode_text
-from .errors import DataError
+from .captions import CAPTIONS, caption_candidates, decode_text
+from .errors import DataError, MissingData
 from .order import Item, Lane, Order, Through
 from .pipe import Pipe
-from .sample import IMAGE_SIZE, Sample
+from .read import read_value
+from .sample import IMAGE_SIZE, UNLOADED, Sample
 
 PATIENCE = 10_000
 """Samples that are turned down in a row, at least, before a pipe says that it keeps nothing. Of few
@@ -126,7 +127,9 @@ class CaptionFilter(Pipe):
         source: Pipe of samples.
         min_length: Least number of characters, surrounding white space left out.
         max_length: Largest number of characters.
-        field: The text field; a sample without it is left out where ``min_length`` is above 0.
+        field: The text field (default: the first of ``caption``, ``txt``, ``text`` that a sample
+            has). A sample without it is left out where ``min_length`` is above 0. Of several
+            captions the longest counts.
     """
 
     def __init__(
@@ -135,7 +138,7 @@ class CaptionFilter(Pipe):
         *,
         min_length: int = 1,
         max_length: int | None = None,
-        field: str = "txt",
+        field: str | None = None,
     ) -> None:
         _check_limits("length", min_length, max_length)
         self.source: Pipe = source
@@ -145,11 +148,13 @@ class CaptionFilter(Pipe):
 
     def keeps(self, sample: Sample) -> bool:
         """Return whether the sample's text has the right length."""
-        extent = sample.get(self.field)
+        field = self.field or next((name for name in CAPTIONS if name in sample), "")
         try:
-            length = 0 if extent is None else len(decode_text(extent.read()).strip())
+            length = _text_length(sample.get(field))
+        except MissingData:
+            length = 0
         except DataError as error:
-            raise DataError(f"field {self.field!r}: {error}") from error
+            raise DataError(f"field {field!r}: {error}") from error
         return length >= self.min_length and (self.max_length is None or length <= self.max_length)
 
     def _order(self, lane: Lane) -> Order[Item]:
@@ -170,6 +175,15 @@ def sample_image_size(sample: Sample) -> tuple[int, int]:
         raise DataError(size)
     height, width = size
     return height, width
+
+
+def _text_length(value: Any) -> int:
+    """Return the number of characters of a field that holds a text, or of its longest caption."""
+    if value is None:
+        return 0
+    if isinstance(value, UNLOADED):
+        value = decode_text(read_value(value))
+    return max((len(text) for text in caption_candidates(value)), default=0)
 
 
 def _check_limits(name: str, least: int, most: int | None) -> None:

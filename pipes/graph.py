@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
 
 from .bucket import AspectRatioBucketer
-from .draws import hash64
 from .lanes import Lanes
 from .order import Batch, Lane, Order
 from .pipe import Pipe
@@ -109,8 +109,9 @@ class Graph:
         """Return how many samples there are and a hash of each shard's number; None by shards."""
         if self.lanes.by == "shards":
             return None
-        sizes = [n for source in self.sources for n in source.shard_sizes(self.skip).tolist()]
-        return {"total": sum(sizes), "hash": f"{hash64(*sizes):016x}"}
+        sizes = np.concatenate([source.shard_sizes(self.skip) for source in self.sources])
+        digest = blake2b(sizes.astype("<i8").tobytes(), digest_size=8)
+        return {"total": int(sizes.sum()), "hash": digest.hexdigest()}
 
     def held_samples(self) -> int:
         """Return how many samples full buckets of one lane hold; 0 without a bucketer."""

@@ -3,7 +3,7 @@
 from .draws import Draws
 from .pipe import Pipe
 from .read import read_field
-from .sample import Extent, Sample
+from .sample import UNLOADED, Sample
 from .work import Decoding, Slot
 
 
@@ -19,7 +19,7 @@ class FieldLoader(Decoding):
 
     def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
         return {
-            k: read_field(k, v) if isinstance(v, Extent) else v
+            k: read_field(k, v) if isinstance(v, UNLOADED) else v
             for k, v in sample.items()
             if not k.startswith("__image")
         }

@@ -57,7 +57,7 @@ class Pipe(Node):
         )
 
     def filter_caption(
-        self, *, min_length: int = 1, max_length: int | None = None, field: str = "txt"
+        self, *, min_length: int = 1, max_length: int | None = None, field: str | None = None
     ) -> "Pipe":
         """Keep the samples whose text has from ``min_length`` to ``max_length`` characters."""
         from .filter import CaptionFilter
@@ -131,6 +131,12 @@ class Pipe(Node):
 
         return Lanes(self, n, by, repeat)
 
+    def preview(self, n: int = 8) -> list[dict[str, Any]]:
+        """Return the first ``n`` samples as their batches will have them; see `preview_samples`."""
+        from .preview import preview_samples
+
+        return preview_samples(self, n)
+
     # -- the work half --------------------------------------------------------------------------
 
     def load(self) -> "Pipe":
@@ -156,6 +162,7 @@ class Pipe(Node):
         alpha: Literal["matte", "mask"] = "matte",
         icc: bool = True,
         max_pixels: int = 178_956_970,
+        keep_in_memory: int = 0,
     ) -> "Pipe":
         """Begin the work half: images to uint8 tensors, texts to str; see `Decoder`."""
         from .decode import Decoder
@@ -176,6 +183,7 @@ class Pipe(Node):
             alpha=alpha,
             icc=icc,
             max_pixels=max_pixels,
+            keep_in_memory=keep_in_memory,
         )
 
     def shuffle_caption(self, *, separator: str = ",", keep: int = 0, p: float = 1.0) -> "Pipe":

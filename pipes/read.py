@@ -4,7 +4,7 @@ import os
 from collections import OrderedDict
 
 from .errors import DataError
-from .sample import Extent
+from .sample import Extent, Stored
 
 
 class OpenFiles:
@@ -68,12 +68,19 @@ def read_extent(extent: Extent) -> bytes:
     return b"".join(parts)
 
 
-def read_field(name: str, extent: Extent) -> bytes:
+def read_field(name: str, value: Extent | Stored | bytes) -> bytes:
     """Return the bytes of a field; an error names it too."""
     try:
-        return read_extent(extent)
+        return read_value(value)
     except DataError as error:
-        raise DataError(f"field {name!r}: {error}") from error
+        raise type(error)(f"field {name!r}: {error}") from error
+
+
+def read_value(value: Extent | Stored | bytes) -> bytes:
+    """Return the bytes of a field, wherever they lie; raises what their `read` raises."""
+    if isinstance(value, bytes):
+        return value
+    return read_extent(value) if isinstance(value, Extent) else value.read()
 
 
 def forget(path: str) -> None:

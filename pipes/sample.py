@@ -1,5 +1,6 @@
 """What flows through the pipes: samples, the refs that name them, and extents of files."""
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 Sample = dict[str, Any]
@@ -54,3 +55,22 @@ class Extent(NamedTuple):
         from .read import read_extent
 
         return read_extent(self)
+
+
+class Stored(ABC):
+    """A field that has not been loaded, and is no extent of a file: it lies somewhere else."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            DataError: There are none, and the message says why.
+            OSError: They cannot be read.
+        """
+
+
+UNLOADED = (Extent, Stored, bytes)
+"""Types of the fields that the work half decodes; values of other types are what they are."""

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 BENEATH_PIPES = {
     *("PIL", "fsspec", "numpy", "simplejpeg", "torch", "torchdata", "torchvision", "tqdm"),
-    "zstandard",
+    *("pyarrow", "zstandard"),  # pyarrow where a table needs it
 }
 NEVER_WITH_PIPES = (
     *("accelerate", "diffusers", "jsonargparse", "matplotlib", "pandas", "peft", "pyarrow", "s3fs"),
