@@ -31,7 +31,10 @@ def epoch_length(graph: Graph) -> tuple[int | None, str]:
         return None, f'split_by="sample" takes an unknown number of samples{_HINT}'
     if isinstance(batcher, AspectRatioBucketer):
         if batcher.batch_size is None or batcher.upscale is not True:
-            return _counted(graph, batcher), ""
+            try:
+                return _counted(graph, batcher), ""
+            except LookupError as error:
+                return None, f"{error}{_HINT}"
         return max(1, int(source.shard_sizes(False).sum()) // batcher.batch_size), ""
     return max(1, int(source.shard_sizes(False).sum()) // batcher.batch_size), ""
 
