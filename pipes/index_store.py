@@ -1,41 +1,50 @@
 """Indexes of shards, each scanned once and kept."""
 
 import functools
-import json
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import numpy as np
-from fsspec.core import url_to_fs
 
+from .beside import SIDECAR, index_beside, successes_beside
+from .cached_shard import CachedShard
 from .errors import DataError
 from .image_size import read_image_size
-from .local_file import LocalFile, cache_root, cached_path, local_file, source_version
+from .local_file import cache_root, in_place
+from .remote import Remote, Version
 from .sample import Extent
 from .scan_tar import scan_tar
+from .shard_cache import ShardCache
 from .shard_index import ShardIndex
-from .urls import TAR_ENDINGS, local_path
-
-SIDECAR = ".index.npz"
-"""Ending of a sidecar's name: that of ``00000.tar`` is ``00000.tar.index.npz``."""
+from .urls import local_path
 
 
 @dataclass(frozen=True)
 class IndexStore:
     """Opens the indexes of shards, from where they are kept, or by a scan.
 
-    An index is kept in a sidecar beside a local shard (`write_sidecar`), and in
-    ``<cache>/index``. It is used only while the size and the time in it are the shard's, so that
-    none is ever stale. Holds nothing but its arguments: what is opened is the caller's to keep.
+    An index is kept in a sidecar beside a shard (`write_sidecar`), and in ``<cache>/index``. It is
+    used only while the size and the time in it are the shard's, so that none is ever stale. Holds
+    nothing but its arguments: what is opened is the caller's to keep.
 
     Args:
         cache: Folder of the cache, see `cache_root`.
+        limit: Most bytes of the shards in the cache; None: no bound.
+        remote: How remote files are reached.
     """
 
     cache: str | None = None
+    limit: int | None = None
+    remote: Remote = field(default_factory=Remote)
+
+    @property
+    def shards(self) -> ShardCache:
+        """The shards in the same cache."""
+        return ShardCache(self.cache, self.limit, self.remote)
 
     def open(self, url: str, *, image_sizes: bool = False) -> tuple[str, ShardIndex]:
         """Return the local file of a shard and its index.
@@ -52,16 +61,54 @@ class IndexStore:
             FileNotFoundError: If there is no such shard.
             DataError: If the shard is damaged.
         """
-        shard = local_file(url, self.cache)
-        index = self._on_hand(url, shard.size, shard.mtime_ns, image_sizes)
-        if index is None:
-            index = scan_tar(shard.path, url)
-        elif not image_sizes or index.image_sizes is not None:
-            return shard.path, index
-        if image_sizes:
-            index = _measure(index, shard.path)
-        self._keep(url, shard, index)
-        return shard.path, index
+        with self._file(url) as (path, version):
+            found = self._on_hand(url, version, image_sizes)
+            return path, self._complete(url, path, version, found, image_sizes)
+
+    @contextmanager
+    def _file(self, url: str) -> Iterator[tuple[str, Version]]:
+        """Yield a shard's local file, which stays meanwhile, and its version."""
+        path = local_path(url)
+        if path is not None and in_place(url):
+            yield path, self.shards.version(url)
+            return
+        with self.shards.hold(url) as hold:
+            yield hold.path, hold.version
+
+    def index(self, shard: CachedShard, *, image_sizes: bool = False) -> ShardIndex:
+        """Return the index of a shard of the cache, fetching the shard only where that must be.
+
+        Args:
+            shard: The shard.
+            image_sizes: As in `open`.
+
+        Raises:
+            OSError: The shard cannot be fetched.
+            DataError: The shard is damaged.
+        """
+        found = self.find(shard.url, shard.version, image_sizes=image_sizes)
+        if found is not None and (not image_sizes or found.image_sizes is not None):
+            return found
+        shard.acquire()
+        try:
+            return self._complete(shard.url, shard.path, shard.version, found, image_sizes)
+        finally:
+            shard.release()
+
+    def find(self, url: str, version: Version, *, image_sizes: bool = False) -> ShardIndex | None:
+        """Return the kept index of a version of a shard, or None; the shard is not read.
+
+        Args:
+            url: The shard.
+            version: Its version.
+            image_sizes: Whether one with image sizes is preferred.
+        """
+        index = self._on_hand(url, version, image_sizes)
+        if index is None and local_path(url) is None and not self.shards.has(url, version):
+            index = index_beside(self.remote, url, version)
+            if index is not None:
+                self._keep(url, version, index)
+        return index
 
     def count(self, url: str, *, fetch: bool = True) -> int:
         """Return the number of samples in a shard.
@@ -79,21 +126,25 @@ class IndexStore:
             DataError: If the shard is damaged.
             LookupError: If the number is not to be had without fetching, and ``fetch`` is False.
         """
-        size, mtime_ns = source_version(url)
-        index = self._on_hand(url, size, mtime_ns, image_sizes=False)
+        return self.counted(url, fetch=fetch)[0]
+
+    def counted(self, url: str, *, fetch: bool = True) -> tuple[int, Version]:
+        """Return the number of samples in a shard, as `count`, and the version that has so many."""
+        version = self.shards.version(url)
+        index = self.find(url, version)
         if index is not None:
-            return len(index)
+            return len(index), version
         remote = local_path(url) is None
-        if remote and not os.path.exists(cached_path(url, size, mtime_ns, self.cache)):
-            successes = _successes(url)
+        if remote and not self.shards.has(url, version):
+            successes = successes_beside(self.remote, url)
             if successes is not None:
-                return successes
+                return successes, version
             if not fetch:
                 raise LookupError(
                     f"the number of samples in {url} is not known before it is fetched: it has "
-                    "neither an index in the cache nor a _stats.json beside it"
+                    f"neither an index in the cache nor a {SIDECAR} or a _stats.json beside it"
                 )
-        return len(self.open(url)[1])
+        return len(self.open(url)[1]), version
 
     def write_sidecar(self, url: str) -> str:
         """Write the index of a shard, with image sizes, beside it, and return its path.
@@ -106,17 +157,12 @@ class IndexStore:
             OSError: If its folder cannot be written.
         """
         path = _sidecar(url) or self._path(url)
-        version = source_version(url)
-        kept = _load(path, *version)
+        kept = _load(path, self.shards.version(url))
         if kept is None or kept.image_sizes is None:
-            shard = local_file(url, self.cache)
-            index = self._on_hand(url, shard.size, shard.mtime_ns, image_sizes=True)
-            if index is None:
-                index = scan_tar(shard.path, url)
-            if index.image_sizes is None:
-                index = _measure(index, shard.path)
+            with self._file(url) as (file, version):
+                index = _made(url, file, self._on_hand(url, version, image_sizes=True), True)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            index.save(path, source_size=shard.size, source_mtime_ns=shard.mtime_ns)
+            index.save(path, source_size=version.size, source_mtime_ns=version.mark)
         return path
 
     def _path(self, url: str) -> str:
@@ -125,11 +171,11 @@ class IndexStore:
         name_hash = blake2b(name, digest_size=16).hexdigest()
         return os.path.join(cache_root(self.cache), "index", f"{name_hash}.npz")
 
-    def _on_hand(self, url: str, size: int, mtime_ns: int, image_sizes: bool) -> ShardIndex | None:
+    def _on_hand(self, url: str, version: Version, image_sizes: bool) -> ShardIndex | None:
         """Return a kept index of this version, if possible one with image sizes where asked."""
         found = None
         for path in self._kept(url):
-            index = _load(path, size, mtime_ns)
+            index = _load(path, version)
             if index is not None and (not image_sizes or index.image_sizes is not None):
                 return index
             found = index if found is None else found  # an empty one is false
@@ -141,11 +187,20 @@ class IndexStore:
             yield sidecar
         yield self._path(url)
 
-    def _keep(self, url: str, shard: LocalFile, index: ShardIndex) -> None:
+    def _complete(
+        self, url: str, path: str, version: Version, index: ShardIndex | None, image_sizes: bool
+    ) -> ShardIndex:
+        """Return ``index``, or what it lacks made and kept."""
+        made = _made(url, path, index, image_sizes)
+        if made is not index:
+            self._keep(url, version, made)
+        return made
+
+    def _keep(self, url: str, version: Version, index: ShardIndex) -> None:
         path = self._path(url)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            index.save(path, source_size=shard.size, source_mtime_ns=shard.mtime_ns)
+            index.save(path, source_size=version.size, source_mtime_ns=version.mark)
         except OSError as err:
             _warn_once(os.path.dirname(path), err.strerror or type(err).__name__)
 
@@ -155,16 +210,24 @@ def _sidecar(url: str) -> str | None:
     return None if path is None else path + SIDECAR
 
 
-def _load(path: str, size: int, mtime_ns: int) -> ShardIndex | None:
+def _load(path: str, version: Version) -> ShardIndex | None:
     """Return the index in ``path``, or None where there is none of this version of the shard."""
     try:
-        index, *version = ShardIndex.load(path)
+        index, *found = ShardIndex.load(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except ValueError as err:
         warnings.warn(f"{err}; the shard is scanned instead", RuntimeWarning, stacklevel=2)
         return None
-    return index if version == [size, mtime_ns] else None
+    return index if found == list(version) else None
+
+
+def _made(url: str, path: str, index: ShardIndex | None, image_sizes: bool) -> ShardIndex:
+    """Return ``index``; it is made where there is none, and measured where it lacks that."""
+    index = scan_tar(path, url) if index is None else index
+    if image_sizes and index.image_sizes is None:
+        index = _measure(index, path)
+    return index
 
 
 def _measure(index: ShardIndex, path: str) -> ShardIndex:
@@ -187,18 +250,6 @@ def _measure(index: ShardIndex, path: str) -> ShardIndex:
     return index.with_image_sizes(sizes, errors)
 
 
-def _successes(url: str) -> int | None:
-    """Return the number of samples in img2dataset's statistics of a shard, or None without any."""
-    ending = next((e for e in sorted(TAR_ENDINGS, key=len, reverse=True) if url.endswith(e)), "")
-    stats = url[: len(url) - len(ending)] + "_stats.json"
-    try:
-        fs, inside = url_to_fs(stats)
-        successes = json.loads(fs.cat_file(inside))["successes"]
-    except (FileNotFoundError, PermissionError, ValueError, KeyError, TypeError):
-        return None  # S3 refuses, rather than misses, what may not be listed
-    return successes if isinstance(successes, int) and successes >= 0 else None
-
-
 @functools.cache
 def _warn_once(folder: str, cause: str) -> None:
     warnings.warn(
@@ -207,3 +258,6 @@ def _warn_once(folder: str, cause: str) -> None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+__all__ = ["SIDECAR", "IndexStore"]

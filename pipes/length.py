@@ -32,7 +32,10 @@ def epoch_length(graph: Graph) -> tuple[int | None, str]:
     size = batcher.batch_size
     if size is None or (isinstance(batcher, AspectRatioBucketer) and batcher.upscale is not True):
         assert isinstance(batcher, AspectRatioBucketer)
-        return _counted(graph, batcher), ""
+        try:
+            return _counted(graph, batcher), ""
+        except LookupError as error:
+            return None, f"{error}{_HINT}"
     return max(1, int(counts["total"]) // size), ""
 
 

@@ -41,6 +41,7 @@ class PassOrder(Order[Item]):
         self._epoch, self._shard, self._stop = 0, 0, -1
         self._empty: set[int] = set()  # shards that were found to be empty
         self._print: int | None = None  # of the shard that a loaded state stands in
+        self._held: int | None = None  # the shard whose file is kept at hand
         self._load_pass(0)
 
     @property
@@ -53,6 +54,11 @@ class PassOrder(Order[Item]):
         self._pass = number
         if self.pipe.resample:
             return
+        self._order, self._starts, self._begin, self._end = self._part(number)
+
+    def _part(self, number: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """Return this lane's part of pass ``number``: its shards, and where they begin in the pass;
+        the part's first sample and its end (these three by samples only)."""
         n, lanes = self.shards, self.lane.count
         if self.pipe.shuffle_shards:
             key = hash64(self.pipe.seed, _ORDER, self.first_shard, number)
@@ -61,23 +67,22 @@ class PassOrder(Order[Item]):
             order = np.arange(n)
         part = (self.lane.number + number) % lanes
         if self.sizes is None:
-            self._order = order[part::lanes]
-            return
+            return order[part::lanes], order[:0], 0, 0
         ends = np.cumsum(self.sizes[order])
         total = int(ends[-1])
         begin, end = part * total // lanes, (part + 1) * total // lanes
+        if begin == end:
+            return order[:0], order[:0], begin, end
         first = int(np.searchsorted(ends, begin, side="right"))
         last = int(np.searchsorted(ends, end, side="left"))
-        self._order = order[first : last + 1] if end > begin else order[:0]
-        self._starts = ends[first : last + 1] - self.sizes[self._order] if end > begin else ends[:0]
-        self._begin, self._end = begin, end
+        shards = order[first : last + 1]
+        return shards, ends[first : last + 1] - self.sizes[shards], begin, end
 
     def _segment(self, place: int) -> tuple[int, int, int, int] | None:
         """Return (epoch, shard, first sample, end) of this lane's part at ``place``, or None."""
         if self.pipe.resample:
             draw = place * self.lane.count + self.lane.number
-            bits = hash64(self.pipe.seed, _RESAMPLE, self.first_shard, draw)
-            shard = (bits * self.shards) >> 64
+            shard = self._drawn(draw)
             return draw, shard, 0, self._size(shard)
         if place >= len(self._order):
             return None
@@ -112,6 +117,8 @@ class PassOrder(Order[Item]):
             self._epoch, self._shard, first, self._stop = segment
             if self._index < 0:
                 self._index = first
+            if self.source.holds and first < self._stop:
+                self._hold()
             if self._print is not None:
                 self._check()
             if self._stop == 0:
@@ -123,6 +130,31 @@ class PassOrder(Order[Item]):
             raise StopIteration
         self._load_pass(self._pass + 1)
         self._place, self._index, self._stop = 0, -1, -1
+
+    def _hold(self) -> None:
+        """Keep the file of the segment that is entered, and have the next one fetched ahead."""
+        before, self._held = self._held, None
+        if before != self._shard:
+            self.source.hold(self._shard)
+            if before is not None:
+                self.source.release(before)
+        self._held = self._shard
+        coming = self._coming()
+        if coming is not None and coming != self._shard:
+            self.source.ahead(coming)
+
+    def _coming(self) -> int | None:
+        """Return the shard of this lane's next segment, or None where there is none."""
+        if self.pipe.resample:
+            return self._drawn((self._place + 1) * self.lane.count + self.lane.number)
+        shards = self._order[self._place + 1 :]
+        if not len(shards) and self.lane.repeat:
+            shards = self._part(self._pass + 1)[0]
+        return int(shards[0]) if len(shards) else None
+
+    def _drawn(self, draw: int) -> int:
+        bits = hash64(self.pipe.seed, _RESAMPLE, self.first_shard, draw)
+        return (bits * self.shards) >> 64
 
     def _refuse_nothing(self, nothing: bool) -> None:
         """Refuse to go on without end where it is known that there is no sample.

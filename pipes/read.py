@@ -1,10 +1,19 @@
 """Read extents of local files."""
 
 import os
+import weakref
 from collections import OrderedDict
+from typing import Protocol
 
 from .errors import DataError
 from .sample import Extent, Stored
+
+
+class RangeReader(Protocol):
+    """Reads byte ranges of a file that may not lie where its extents say."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from byte ``offset``."""
 
 
 class OpenFiles:
@@ -41,6 +50,15 @@ class OpenFiles:
 
 
 _FILES = OpenFiles()
+_READERS: "weakref.WeakValueDictionary[str, RangeReader]" = weakref.WeakValueDictionary()
+
+
+def read_through(path: str, reader: RangeReader) -> None:
+    """Have the extents of ``path`` read by ``reader`` for as long as that lives.
+
+    So it is for files of the cache: they may be gone by the time that an extent is read.
+    """
+    _READERS[path] = reader
 
 
 def read_extent(extent: Extent) -> bytes:
@@ -51,6 +69,8 @@ def read_extent(extent: Extent) -> bytes:
         OSError: The file cannot be read.
     """
     path, offset, size = extent
+    if _READERS and (reader := _READERS.get(path)) is not None:
+        return reader.read(offset, size)
     data = os.pread(_FILES.descriptor(path), size, offset)
     if len(data) == size:
         return data

@@ -5,8 +5,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from .cache_room import parse_size
 from .draws import hash_text
+from .index_store import IndexStore
 from .pipe import Pipe
+from .remote import Remote
 from .splits import SampleSplit, split_shards
 from .urls import base_name, expand_urls
 
@@ -31,7 +34,11 @@ class ShardLister(Pipe):
             for data of few shards: adding data then moves nothing.
         resample: Draw shards with replacement, without end.
         cache: Directory for indexes, unpacked and fetched shards (default: ``$PENSTOCK_CACHE``,
-            else ``~/.cache/penstock``).
+            else ``~/.cache/penstock``), shared by all processes of the machine.
+        cache_size: Most that the shards in it may take: bytes, or such as ``"100GB"``; None: no
+            bound. The least recently used goes first, never one in use.
+        storage_options: What fsspec's filesystem takes: keys, endpoints. Never in a checkpoint.
+        allow_pipe: Whether ``pipe:`` URLs may be given, whose shell command writes a shard.
 
     Raises:
         ValueError: Nothing matches, a URL comes twice, or a split is empty.
@@ -50,6 +57,9 @@ class ShardLister(Pipe):
         split_by: Literal["shard", "sample"] = "shard",
         resample: bool = False,
         cache: str | None = None,
+        cache_size: str | int | None = "100GB",
+        storage_options: Mapping[str, Any] | None = None,
+        allow_pipe: bool = False,
     ) -> None:
         if (split is None) != (splits is None):
             raise ValueError(
@@ -69,13 +79,23 @@ class ShardLister(Pipe):
         self.split_by = split_by
         self.resample = resample
         self.cache = cache
-        self.urls = expand_urls(urls, start=start, end=end)
+        self.cache_size = parse_size(cache_size)
+        self.storage_options = None if storage_options is None else dict(storage_options)
+        self.allow_pipe = allow_pipe
+        self.urls = expand_urls(
+            urls, start=start, end=end, options=self.storage_options, allow_pipe=allow_pipe
+        )
         self.sample_split: SampleSplit | None = None
         if split is not None and splits is not None:
             if split_by == "shard":
                 self.urls = split_shards(self.urls, splits, split, seed)
             else:
                 self.sample_split = SampleSplit(dict(splits), split, seed)
+
+    def store(self) -> IndexStore:
+        """Return the indexes of the shards, and the cache that they lie in."""
+        remote = Remote(self.storage_options, self.allow_pipe)
+        return IndexStore(self.cache, self.cache_size, remote)
 
     def read_tar(self) -> Pipe:
         """Read the shards as webdataset tars: samples whose fields are extents, no bytes yet."""

@@ -1,6 +1,7 @@
 """Shuffle in a sliding window of refs."""
 
 from collections import deque
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from .draws import GOLDEN, MASK, hash64, hash_text, mix64
@@ -73,6 +74,8 @@ class ShuffleOrder(Through):
         self.passes_end = pipe.passes_end
         self.place = place
         self.stride = max(1, self.size // 8)
+        self._holds = lane.sources.holds
+        self._last: dict[int, int] = {}  # shard held: inputs read when its last one came
         self._start(self.source.state(), 0, 0, _NOTHING)
 
     def _start(self, source: State, epoch: int, first: int, left: Entry) -> None:
@@ -87,6 +90,7 @@ class ShuffleOrder(Through):
         # (inputs read since _start, pass, number of the next input in it, source's state)
         self._notes: deque[tuple[int, int, int, State]] = deque([(0, epoch, first, source)])
         self._begun = -first  # inputs read when the present pass began
+        self._release(self._last)
         self._set_key()
 
     def _set_key(self) -> None:
@@ -130,9 +134,27 @@ class ShuffleOrder(Through):
         left = self._left
         if key > left[0] or (key == left[0] and i > left[1]):
             heappush(self._heap, (key, i, ref))
+            if self._holds:
+                self._hold(ref.shard)
         self._next = i + 1
         # No later input of this pass has a key below its own number.
         self._bound = (i + 1) * _UNIT
+
+    def _hold(self, shard: int) -> None:
+        """Keep the file of a shard that the window points into; let go of those that it left."""
+        if shard not in self._last:
+            self.lane.sources.hold(shard)
+            self._let_go()
+        self._last[shard] = self._reads
+
+    def _let_go(self) -> None:
+        needed = self._needed()
+        self._release([shard for shard, read in self._last.items() if read <= needed])
+
+    def _release(self, shards: Iterable[int]) -> None:
+        for shard in list(shards):
+            self.lane.sources.release(shard)
+            del self._last[shard]
 
     def _turn(self, first: Item) -> None:
         """Begin the next pass with its first input."""
@@ -147,6 +169,8 @@ class ShuffleOrder(Through):
         needed = self._needed()
         while len(self._notes) > 1 and self._notes[1][0] <= needed:
             self._notes.popleft()
+        if self._last:
+            self._let_go()
 
     def _needed(self) -> int:
         """Return how many inputs had been read before the first that can still be pending."""

@@ -41,6 +41,18 @@ class Source(ABC):
     def fingerprint(self, shard: int) -> int:
         """Return 64 bits that change when what a ref into this shard means changes."""
 
+    holds = False
+    """Whether shards are files that must be kept while they are in use."""
+
+    def hold(self, shard: int) -> None:  # noqa: B027 (nothing to do, where `holds` is False)
+        """Keep a shard's file at hand until as many calls of `release`; get it if need be."""
+
+    def release(self, shard: int) -> None:  # noqa: B027
+        """Undo one `hold`."""
+
+    def ahead(self, shard: int) -> None:  # noqa: B027
+        """Begin to get a shard's file: it will be held soon."""
+
 
 class SourcePipe(Pipe):
     """A pipe that reads samples from shards: the root of a graph."""
@@ -129,6 +141,21 @@ class Sources:
         """Return a shard's URL."""
         source, number = self._at(shard)
         return source.url(number)
+
+    @property
+    def holds(self) -> bool:
+        """Whether any source's shards must be kept while they are in use."""
+        return any(source.holds for source in self._open)
+
+    def hold(self, shard: int) -> None:
+        """Keep a shard's file at hand until as many calls of `release`."""
+        source, number = self._at(shard)
+        source.hold(number)
+
+    def release(self, shard: int) -> None:
+        """Undo one `hold`."""
+        source, number = self._at(shard)
+        source.release(number)
 
     def fingerprint(self, shard: int) -> int:
         """Return 64 bits that change when what a ref into this shard means changes."""

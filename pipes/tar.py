@@ -1,9 +1,8 @@
 """Samples of tar shards."""
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -12,11 +11,14 @@ from .filter import FilterOrder
 from .index_store import IndexStore
 from .order import Item, Lane, Order
 from .passes import PassOrder
-from .read import forget
-from .sample import IMAGE_SIZE, KEY, URL, Extent, Sample
-from .shard_index import ShardIndex
+from .sample import KEY
 from .shards import ShardLister
-from .sources import Source, SourcePipe
+from .sources import SourcePipe
+from .tar_source import TarSource
+from .urls import local_path
+
+AT_ONCE = 16
+"""Number of remote shards whose samples are counted at once."""
 
 
 class TarReader(SourcePipe):
@@ -40,6 +42,7 @@ class TarReader(SourcePipe):
         # Counted once, in the main process; workers get the numbers with the graph.
         self._sizes: np.ndarray | None = None
         self._damaged = False  # whether a shard was passed over in counting
+        self._versions: np.ndarray | None = None  # size and mark of each
 
     def shard_count(self) -> int:
         return len(self.source.urls)
@@ -47,34 +50,39 @@ class TarReader(SourcePipe):
     def shard_sizes(self, skip: bool) -> np.ndarray:
         if self._sizes is not None and (skip or not self._damaged):
             return self._sizes
-        store = IndexStore(self.source.cache)
-        sizes = np.zeros(len(self.source.urls), dtype=np.int64)
-        for i, url in enumerate(self.source.urls):
-            try:
-                sizes[i] = store.count(url)
-            except DataError as error:
-                if not skip:
-                    raise
+        found = np.zeros((len(self.source.urls), 3), dtype=np.int64)
+        for i, counted in enumerate(_counted(self.source.urls, self.source.store())):
+            if not isinstance(counted, DataError):
+                found[i] = counted
+            elif skip:
                 self._damaged = True
-                warnings.warn(f"passing over a shard: {error}", stacklevel=2)
-        self._sizes = sizes
-        return sizes
+                warnings.warn(f"passing over a shard: {counted}", stacklevel=2)
+            else:
+                raise counted
+        self._sizes, self._versions = found[:, 0], found[:, 1:]
+        return self._sizes
 
     def splits_samples(self) -> bool:
         return self.source.sample_split is not None
 
     def image_sizes(self) -> Iterator[np.ndarray]:
-        store = IndexStore(self.source.cache)
+        store = self.source.store()
         for i, url in enumerate(self.source.urls):
             if self._sizes is not None and not self._sizes[i]:  # maybe damaged, and passed over
                 yield np.empty((0, 2), np.int32)
                 continue
-            sizes = store.open(url, image_sizes=True)[1].image_sizes
+            if local_path(url) is None:
+                index = store.find(url, store.shards.version(url), image_sizes=True)
+                if index is None or index.image_sizes is None:
+                    raise LookupError(f"the image sizes of {url} are not known unfetched")
+            else:
+                index = store.open(url, image_sizes=True)[1]
+            sizes = index.image_sizes
             assert sizes is not None
             yield sizes
 
     def open(self, image_sizes: bool) -> "TarSource":
-        return TarSource(self.source.urls, IndexStore(self.source.cache), image_sizes)
+        return TarSource(self.source.urls, self.source.store(), image_sizes, self._versions)
 
     def _order(self, lane: Lane) -> Order[Item]:
         order: Order[Item] = PassOrder(self, lane)
@@ -85,76 +93,23 @@ class TarReader(SourcePipe):
         return FilterOrder(order, lane, lambda sample: sample[KEY] in split, words)
 
 
-class TarSource(Source):
-    """The open tar shards of one process.
+def _counted(urls: list[str], store: IndexStore) -> Iterator[tuple[int, int, int] | DataError]:
+    """Yield each shard's (samples, size, mark), or what is wrong with it."""
 
-    Indexes are kept in memory up to a number of samples; the store has them all on disk.
-    """
+    def count(url: str) -> tuple[int, int, int] | DataError:
+        try:
+            number, version = store.counted(url, fetch=local_path(url) is not None)
+        except DataError as error:
+            return error
+        except LookupError as error:
+            raise ValueError(
+                f'{error}. Choose .lanes(n, by="shards"), which needs no numbers, or write '
+                "indexes once with python -m penstock.recipes.index"
+            ) from None
+        return number, version.size, version.mark
 
-    MOST_SAMPLES = 2_000_000
-
-    def __init__(self, urls: list[str], store: IndexStore, image_sizes: bool) -> None:
-        self._urls = urls
-        self._store = store
-        self._image_sizes = image_sizes
-        self._open: OrderedDict[int, tuple[str, ShardIndex]] = OrderedDict()
-        self._prints: dict[int, int] = {}  # outlives an index: refs wait long in rare buckets
-        self._held = 0
-
-    def _shard(self, shard: int) -> tuple[str, ShardIndex]:
-        entry = self._open.get(shard)
-        if entry is not None:
-            self._open.move_to_end(shard)
-            return entry
-        entry = self._store.open(self._urls[shard], image_sizes=self._image_sizes)
-        forget(entry[0])
-        self._open[shard] = entry
-        self._held += len(entry[1])
-        while self._held > self.MOST_SAMPLES and len(self._open) > 1:
-            self._held -= len(self._open.popitem(last=False)[1][1])
-        return entry
-
-    def _at(self, shard: int, index: int) -> tuple[str, ShardIndex]:
-        """Return a shard's path and index, which must have a sample ``index``."""
-        entry = self._shard(shard)
-        if index >= len(entry[1]):
-            raise RuntimeError(
-                f"{self._urls[shard]} has {len(entry[1])} samples and had more when this run "
-                "began: it was replaced under the run; start the run anew"
-            )
-        return entry
-
-    def size(self, shard: int) -> int:
-        return len(self._shard(shard)[1])
-
-    def sample(self, shard: int, index: int) -> Sample:
-        path, shard_index = self._at(shard, index)
-        sample: dict[str, Any] = {KEY: shard_index.key(index), URL: self._urls[shard]}
-        for field, offset, size in shard_index.members(index):
-            sample[field] = Extent(path, offset, size)
-        if self._image_sizes:
-            size_or_error = self.image_size(shard, index)
-            if size_or_error is not None:
-                sample[IMAGE_SIZE] = size_or_error
-        return sample
-
-    def image_size(self, shard: int, index: int) -> tuple[int, int] | str | None:
-        _, shard_index = self._at(shard, index)
-        if shard_index.image_sizes is None:
-            return None
-        height, width = shard_index.image_sizes[index].tolist()
-        if height < 0:
-            return shard_index.image_error(index) or "its header is unreadable"
-        return (height, width) if height else None
-
-    def name(self, shard: int, index: int) -> tuple[str, str]:
-        return self._urls[shard], self._shard(shard)[1].key(index)
-
-    def url(self, shard: int) -> str:
-        return self._urls[shard]
-
-    def fingerprint(self, shard: int) -> int:
-        mark = self._prints.get(shard)
-        if mark is None:
-            mark = self._prints[shard] = self._shard(shard)[1].fingerprint
-        return mark
+    if all(local_path(url) is not None for url in urls):
+        yield from map(count, urls)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as threads:  # each shard costs a request or two
+        yield from threads.map(count, urls)

@@ -4,7 +4,8 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -30,6 +31,8 @@ def expand_urls(
     *,
     start: int | None = None,
     end: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    allow_pipe: bool = False,
 ) -> list[str]:
     """Return the URLs of the shards that ``urls`` describes, in its order.
 
@@ -50,6 +53,8 @@ def expand_urls(
         start: The first shard number to keep (see `shard_number`), as in img2dataset's and
             DALLE2's configs.
         end: The last shard number to keep: itself kept.
+        options: fsspec's storage options, for globs, folders and lists.
+        allow_pipe: Whether ``pipe:`` URLs are let through; their braces are expanded.
 
     Raises:
         ValueError: Where nothing is found, a pattern matches nothing, a URL comes twice, a name
@@ -57,7 +62,8 @@ def expand_urls(
         FileNotFoundError: If a list of URLs or a folder does not exist.
     """
     items = [urls] if isinstance(urls, str | os.PathLike) else list(urls)
-    found = [url for item in items for url in _expand_item(_text(item), ())]
+    how = _How(dict(options or {}), allow_pipe)
+    found = [url for item in items for url in _expand_item(_text(item), how)]
     if not found:
         raise ValueError(f"no shards in {urls!r}: expected at least one URL")
     _refuse_duplicates(found)
@@ -80,9 +86,17 @@ def shard_number(url: str) -> int | None:
 def local_path(url: str) -> str | None:
     """Return the absolute path of a local file's path or URL, or None for a remote one."""
     protocol, rest = _split_protocol(url)
-    if protocol in ("", "file", "local"):
+    if protocol in ("", "file", "local") and not url.startswith("pipe:"):
         return os.path.abspath(os.path.expanduser(rest))
     return None
+
+
+class _How(NamedTuple):
+    """What holds for a whole expansion, and the lists of URLs that an item stands in."""
+
+    options: dict[str, Any]
+    allow_pipe: bool
+    lists: tuple[str, ...] = ()
 
 
 def _text(item: str | os.PathLike[str]) -> str:
@@ -92,40 +106,43 @@ def _text(item: str | os.PathLike[str]) -> str:
     return text
 
 
-def _expand_item(item: str, lists: tuple[str, ...]) -> Iterator[str]:
-    """Yield the URLs of one item; ``lists`` are the files of URLs that it stands in."""
-    for part in _SEPARATOR.split(item):
+def _expand_item(item: str, how: _How) -> Iterator[str]:
+    """Yield the URLs of one item."""
+    for part in [item] if item.startswith("pipe:") else _SEPARATOR.split(item):
         if not part.strip():
             raise ValueError(f"empty URL in {item!r}")
         for count, url in enumerate(expand_braces(part)):
             if count == MAX_URLS:
                 raise ValueError(f"{part!r} expands to more than {MAX_URLS:,} URLs")
-            yield from _expand_url(url, lists)
+            yield from _expand_url(url, how)
 
 
-def _expand_url(url: str, lists: tuple[str, ...]) -> Iterator[str]:
+def _expand_url(url: str, how: _How) -> Iterator[str]:
     if url.startswith("pipe:"):
-        raise ValueError(
-            f"{url!r} is refused: a shell command is never run from a URL; fetch the shard first, "
-            "or give a URL that fsspec opens, such as s3://bucket/00000.tar"
-        )
+        if not how.allow_pipe:
+            raise ValueError(
+                f"{url!r} is refused: a shell command is run only with allow_pipe=True; else fetch "
+                "the shard first, or give a URL that fsspec opens, such as s3://bucket/00000.tar"
+            )
+        yield url
+        return
     at = url.startswith("@")
-    for match in _matches(url[at:]):
+    for match in _matches(url[at:], how):
         if at or base_name(match).endswith(LIST_ENDINGS):
-            yield from _read_list(match, lists)
+            yield from _read_list(match, how)
         elif match.endswith("/") or _is_local_folder(match):
-            yield from _tars_in(match)
+            yield from _tars_in(match, how)
         else:
             yield match
 
 
-def _matches(url: str) -> list[str]:
+def _matches(url: str, how: _How) -> list[str]:
     """Return the files that ``url`` matches where it is a glob, else itself; ``~`` is expanded."""
     if url.startswith("~"):
         url = os.path.expanduser(url)
     if not _is_glob(url):
         return [url]
-    found = _glob_local(url) if local_path(url) is not None else _glob_remote(url)
+    found = _glob_local(url) if local_path(url) is not None else _glob_remote(url, how)
     if not found:
         raise ValueError(f"{url!r} matches no file")
     return sorted(found, key=_natural)
@@ -148,9 +165,9 @@ def _glob_local(url: str) -> list[str]:
     return [prefix + path for path in found]
 
 
-def _glob_remote(url: str) -> list[str]:
+def _glob_remote(url: str, how: _How) -> list[str]:
     protocol, rest = _split_protocol(url)
-    fs, path = url_to_fs(url)
+    fs, path = url_to_fs(url, **how.options)
     found = [name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
     if not found and fs.exists(path):
         return [url]
@@ -167,13 +184,13 @@ def _is_local_folder(url: str) -> bool:
     return path is not None and os.path.isdir(path)
 
 
-def _tars_in(folder: str) -> list[str]:
+def _tars_in(folder: str, how: _How) -> list[str]:
     path = local_path(folder)
     if path is not None:
         with os.scandir(path) as entries:
             names = [entry.name for entry in entries if entry.is_file()]
     else:
-        fs, inside = url_to_fs(folder)
+        fs, inside = url_to_fs(folder, **how.options)
         entries_ = fs.ls(inside, detail=True)
         names = [base_name(entry["name"]) for entry in entries_ if entry["type"] == "file"]
     names = [name for name in names if name.endswith(TAR_ENDINGS) and not name.startswith(".")]
@@ -182,11 +199,12 @@ def _tars_in(folder: str) -> list[str]:
     return [folder.rstrip("/") + "/" + name for name in sorted(names, key=_natural)]
 
 
-def _read_list(url: str, lists: tuple[str, ...]) -> Iterator[str]:
-    if url in lists:
-        raise ValueError(f"the list of URLs {url!r} names itself: {' -> '.join((*lists, url))}")
+def _read_list(url: str, how: _How) -> Iterator[str]:
+    if url in how.lists:
+        raise ValueError(f"the list of URLs {url!r} names itself: {' -> '.join((*how.lists, url))}")
+    options = how.options if local_path(url) is None else {}
     try:
-        with fsspec.open(url, "rb") as file:
+        with fsspec.open(url, "rb", **options) as file:
             text = file.read().decode("utf-8-sig")
     except FileNotFoundError as err:
         raise FileNotFoundError(f"no such list of URLs: {url}") from err
@@ -197,7 +215,7 @@ def _read_list(url: str, lists: tuple[str, ...]) -> Iterator[str]:
         if not item or item.startswith("#"):
             continue
         try:
-            yield from _expand_item(item, (*lists, url))
+            yield from _expand_item(item, how._replace(lists=(*how.lists, url)))
         except (ValueError, FileNotFoundError) as err:
             raise type(err)(f"{url}, line {number}: {err}") from err
 

@@ -157,7 +157,7 @@ def test_shard_number_is_the_last_of_the_stem(url, number):
         ("a.tar::", "empty URL in 'a.tar::'"),
         ("nowhere/*.tar", r"'nowhere/\*.tar' matches no file"),
         ("memory://urls-none/*.tar", "matches no file"),
-        ("pipe:aws s3 cp s3://b/{0..9}.tar -", "never run from a URL; fetch the shard first"),
+        ("pipe:aws s3 cp s3://b/{0..9}.tar -", "a shell command is run only with allow_pipe=True"),
         ("{pipe:cat x,b.tar}", "'pipe:cat x' is refused"),
         ("{a,a,b}.tar", r"twice: a\.tar; give each once"),
         (["a.tar", "b.tar", "./b.tar"], r"twice: b\.tar, \./b\.tar;"),
