@@ -40,8 +40,17 @@ def name(block: Block) -> str:
 
 @pytest.fixture
 def with_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in a folder with shards/00000.tar to shards/00003.tar, and nothing else."""
+    """Stand in a folder with shards, a folder of photographs, and a manifest of it."""
     write_shards(shape_samples(80, image_format="jpg"), tmp_path / "shards", samples_per_shard=20)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "my_dataset").mkdir()
+    rows = ["image_path\ttext"]
+    for sample in shape_samples(12, image_format="jpg"):
+        image = tmp_path / "photographs" / f"{sample['__key__']}.jpg"
+        image.write_bytes(sample["jpg"])
+        image.with_suffix(".txt").write_bytes(sample["txt"])
+        rows.append(f"../photographs/{image.name}\t{sample['txt'].decode()}")
+    (tmp_path / "my_dataset" / "data.tsv").write_text("\n".join(rows) + "\n")
     monkeypatch.chdir(tmp_path)
 
 
