@@ -93,6 +93,7 @@ class Opening:
                 names=self.names,
                 quotes=self.quotes,
                 shown=shown,
+                cache=self.cache,
             )
         from .table_arrow import ArrowTable, ParquetTable
 

@@ -20,7 +20,7 @@ def preview_samples(pipe: Pipe, n: int = 8) -> list[dict[str, Any]]:
 
     Args:
         pipe: A graph; without batches, its samples are taken as they come.
-        n: Number of samples; fewer where there are fewer.
+        n: Number of samples; fewer where the order ends before (``repeat=False``).
     """
     graph = Graph.of(pipe)
     if not graph.work:

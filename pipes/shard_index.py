@@ -176,7 +176,7 @@ class ShardIndex:
                 index is up to date.
         """
         source = np.array([VERSION, source_size, source_mtime_ns], dtype=np.int64)
-        with _replacing(path) as file:
+        with replacing(path) as file:
             np.savez(file, allow_pickle=False, penstock_index=source, **self._arrays())
 
     @classmethod
@@ -189,7 +189,7 @@ class ShardIndex:
         with open(path, "rb") as file:
             data = file.read()
         try:
-            arrays = _read_npz(data)
+            arrays = read_npz(data)
             version, size, mtime_ns = arrays["penstock_index"].tolist()
             if version != VERSION:
                 raise ValueError(f"expected version {VERSION}, found {version}")
@@ -261,7 +261,7 @@ def _smallest(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _read_npz(data: bytes) -> dict[str, np.ndarray]:
+def read_npz(data: bytes) -> dict[str, np.ndarray]:
     with np.load(BytesIO(data), allow_pickle=False) as file:
         # Uncompressed alone, as they are written: no file unpacks to more than its size.
         if any(info.compress_type for info in file.zip.infolist()):
@@ -270,7 +270,7 @@ def _read_npz(data: bytes) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def _replacing(path: str) -> Iterator[BinaryIO]:
+def replacing(path: str) -> Iterator[BinaryIO]:
     """Yield a new file that takes the name ``path`` when all went well, its data on the disk."""
     part = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:

@@ -2,16 +2,15 @@
 
 import csv
 import json
+import os
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
 from itertools import chain, islice
 from typing import BinaryIO, Literal
 
-import numpy as np
-
 from .read import forget, read_extent
+from .row_index import KEPT_FROM, RowIndex, index_path
 from .sample import Extent
 from .scan_json import Scanned, after_bom, scan_array, scan_lines, text_of
 from .shard_index import IMAGE_FIELDS
@@ -34,6 +33,7 @@ class TextTable(Table):
         names: Names of the columns of a CSV or TSV file that has no line for them.
         quotes: Whether quotation marks in a CSV or TSV file quote; they are text otherwise.
         shown: What errors call it.
+        cache: Folder of the cache, where the index of a large file is kept.
 
     Raises:
         ValueError: A row cannot be parsed; the message names the file and the line.
@@ -49,54 +49,65 @@ class TextTable(Table):
         names: Sequence[str] | None = None,
         quotes: bool = True,
         shown: str | None = None,
+        cache: str | None = None,
     ) -> None:
         self.path, self.base = shown or path, base
         self._file = path
         self._kind, self._quotes = kind, quotes
         self.columns: list[str] = []
         forget(path)
-        with open(path, "rb") as file:
-            if kind in ("csv", "tsv"):
+        stat = os.stat(path)
+        version = stat.st_size, stat.st_mtime_ns
+        kept_at = index_path(path, (kind, wanted, names, quotes), cache)
+        kept = RowIndex.load(kept_at, version)
+        self._index = self._scan(wanted, names) if kept is None else kept
+        self.columns = self._index.columns
+        self.map = wanted.find(self.columns[: self._index.known], self.path)
+        self.digest = self._index.digest
+        if kept is None and len(self) >= KEPT_FROM:
+            self._index.save(kept_at, version)
+
+    def _scan(self, wanted: Wanted, names: Sequence[str] | None) -> RowIndex:
+        """Return where all rows are, each parsed once."""
+        with open(self._file, "rb") as file:
+            if self._kind in ("csv", "tsv"):
                 first = self._header(file, names)
                 rows: Iterable[Scanned] = self._scan_cells(file, first)
             else:
-                scan = scan_array if kind == "json" else scan_lines
+                scan = scan_array if self._kind == "json" else scan_lines
                 lines = scan(file, self.path)
                 head = list(islice(lines, _PEEK))
+                if not head:
+                    raise ValueError(f"{self.path} has no rows")
                 self.columns = list(dict.fromkeys(name for item in head for name in item.row))
                 rows = chain(head, lines)
-            self.map = wanted.find(self.columns, self.path)
-            self._take(rows)
-
-    def _take(self, rows: Iterable[Scanned]) -> None:
-        starts, sizes, lines, marks = array("q"), array("I"), array("I"), array("I")
-        columns = dict.fromkeys(self.columns)
-        for start, size, line, row in rows:
-            if row.keys() != columns.keys():
-                columns |= dict.fromkeys(row)
-                row = dict.fromkeys(columns) | row
-            starts.append(start)
-            sizes.append(size)
-            lines.append(line)
-            marks.append(zlib.crc32(self.map.mark(row)))
-        if not starts:
+            mark = wanted.find(self.columns, self.path).mark
+            columns = dict.fromkeys(self.columns)
+            index = RowIndex([], len(columns), array("q"), array("I"), array("I"), array("I"))
+            for start, size, line, row in rows:
+                if row.keys() != columns.keys():
+                    columns |= dict.fromkeys(row)
+                    row = dict.fromkeys(columns) | row
+                index.starts.append(start)
+                index.sizes.append(size)
+                index.lines.append(line)
+                index.marks.append(zlib.crc32(mark(row)))
+        if not index.starts:
             raise ValueError(f"{self.path} has no rows")
-        self.columns = list(columns)
-        self._starts, self._sizes, self._lines, self._marks = starts, sizes, lines, marks
-        plain = np.frombuffer(marks, np.uint32).astype("<u4")
-        self.digest = blake2b(plain.tobytes(), digest_size=8).hexdigest()
+        index.columns = list(columns)
+        return index
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._index.starts)
 
     def fragment(self, i: int) -> str:
-        return f"line={self._lines[i]}"
+        return f"line={self._index.lines[i]}"
 
     def row(self, i: int) -> Row:
         try:
-            data = read_extent(Extent(self._file, self._starts[i], self._sizes[i]))
+            data = read_extent(Extent(self._file, self._index.starts[i], self._index.sizes[i]))
             row = self._parse(data)
-            same = zlib.crc32(self.map.mark(row)) == self._marks[i]
+            same = zlib.crc32(self.map.mark(row)) == self._index.marks[i]
         except (ValueError, KeyError, csv.Error):
             same = False
         if not same:
