@@ -25,6 +25,7 @@ _PASSING_STATUS = (408, 425, 429)
 # By name: these libraries are loaded only where a URL needs them.
 _PASSING_TYPES = {
     "aiohttp.ClientError",
+    "botocore.ConnectionError",
     "botocore.HTTPClientError",
     "botocore.ResponseParserError",  # S3 sends broken XML when it is overloaded (s3fs issue 484)
     "httpx.TransportError",
@@ -90,8 +91,7 @@ def _passes(error: BaseException) -> bool:
     passing = (ConnectionError, TimeoutError, http.client.HTTPException, socket.gaierror)
     if isinstance(error, passing):
         return True
-    names = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(error).__mro__}
-    return bool(names & _PASSING_TYPES) or getattr(error, "errno", None) in _PASSING_ERRNO
+    return bool(_names(error) & _PASSING_TYPES) or getattr(error, "errno", None) in _PASSING_ERRNO
 
 
 def status_of(error: BaseException) -> int | None:
@@ -103,10 +103,19 @@ def status_of(error: BaseException) -> int | None:
             if isinstance(response, dict)
             else getattr(response, "status_code", None)  # requests, httpx
         )
-        for value in (found, getattr(cause, "status", None), getattr(cause, "code", None)):
-            if isinstance(value, int) and 300 <= value < 600:
-                return value
+        # aiohttp also numbers what it could not read of a body: 400, whatever the status was.
+        if "aiohttp.ClientResponseError" in _names(cause):
+            found = getattr(cause, "status", None)
+        elif "gcsfs.HttpError" in _names(cause):
+            found = getattr(cause, "code", None)
+        if isinstance(found, int) and 300 <= found < 600:
+            return found
     return None
+
+
+def _names(error: BaseException) -> set[str]:
+    """Return the names of an error's types, each with its library's."""
+    return {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(error).__mro__}
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -121,6 +130,8 @@ def explained(url: str, error: Exception) -> Exception:
     `FileNotFoundError` for what is not there, `PermissionError` for what is refused, and `OSError`
     for the rest of what servers and networks do; other errors are returned as they are.
     """
+    if isinstance(error, RuntimeError | ValueError):
+        return error
     status = status_of(error)
     text = f"{type(error).__name__}: {error}"
     if status == 404 or (status is None and _missing(error)):

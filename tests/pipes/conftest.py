@@ -1,0 +1,182 @@
+"""Fixtures: an S3 server on loopback, with faults that can be put between it and the client."""
+
+import http.client
+import itertools
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+Fault = Callable[[str, str, int], tuple[str, float] | None]
+"""(method, path, first byte asked for) to (kind, number), or None: see `Handler.answer`."""
+
+_NUMBERS = itertools.count()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "Proxy"
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        asked = self.headers.get("Range", "").removeprefix("bytes=").partition("-")[0]
+        start = int(asked or 0)
+        path = self.path.partition("?")[0]
+        with self.server.lock:
+            self.server.log.append((self.command, path, start))
+            fault = self.server.fault(self.command, path, start)
+        kind, number = fault or ("", 0.0)
+        if kind == "status":
+            self.answer(int(number), {}, b"")
+            return
+        if kind == "slow":
+            time.sleep(number)
+        backend = http.client.HTTPConnection(*self.server.backend)
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+        backend.request(self.command, self.path, body, headers)
+        response = backend.getresponse()
+        data = response.read()
+        kept = {
+            k: v
+            for k, v in response.getheaders()
+            if k.lower() not in ("connection", "transfer-encoding", "server", "date")
+        }
+        backend.close()
+        if kind == "short":  # a body that ends early, and says so
+            data = data[: int(number)]
+            kept["Content-Length"] = str(len(data))
+        if kind in ("truncate", "reset", "stall", "trickle"):
+            self.answer(response.status, kept, data[: int(number)])
+            self.wfile.flush()
+            if kind == "stall":
+                self.server.over.wait(60)
+            if kind == "reset":
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                self.connection.close()
+            self.close_connection = True
+            return
+        self.answer(response.status, kept, data)
+
+    def answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
+        """Send a response: in whole, or (truncate, reset, stall) its first bytes only."""
+        self.send_response(status)
+        headers = {"Content-Length": str(len(data)), **headers}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Proxy(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, backend: tuple[str, int]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.backend = backend
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+        self.log: list[tuple[str, str, int]] = []
+        self.fault: Fault = lambda *_: None
+
+    def handle_error(self, *_: object) -> None:
+        pass  # clients that are killed
+
+
+class S3:
+    """A bucket, behind a proxy.
+
+    Attributes:
+        options: fsspec's storage options for it.
+        log: (method, path, first byte asked for) of every request.
+    """
+
+    def __init__(self, proxy: Proxy, bucket: str) -> None:
+        self.proxy = proxy
+        self.bucket = bucket
+        self.log = proxy.log
+        host, port = proxy.server_address[:2]
+        self.options: dict[str, Any] = {
+            "key": "a",
+            "secret": "b",
+            "client_kwargs": {"endpoint_url": f"http://{host!s}:{port}"},
+        }
+        self._request("PUT", f"/{bucket}", b"")
+
+    def _request(self, method: str, path: str, body: bytes) -> None:
+        connection = http.client.HTTPConnection(*self.proxy.backend)
+        connection.request(method, path, body, {"Authorization": "AWS a:b"})
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        assert response.status < 300, response.status
+
+    def put(self, name: str, data: bytes) -> str:
+        self._request("PUT", f"/{self.bucket}/{name}", data)
+        return self.url(name)
+
+    def delete(self, name: str) -> None:
+        self._request("DELETE", f"/{self.bucket}/{name}", b"")
+
+    def url(self, name: str) -> str:
+        return f"s3://{self.bucket}/{name}"
+
+    def gets(self, name: str) -> list[int]:
+        """Return the first bytes asked for by the GETs of an object, in order."""
+        path = f"/{self.bucket}/{name}"
+        return [start for method, p, start in self.log if (method, p) == ("GET", path)]
+
+    def fail(self, fault: Fault) -> None:
+        """Put faults between server and client from now on."""
+        self.proxy.fault = fault
+
+    def fail_gets(self, name: str, times: int, kind: str, number: float) -> None:
+        """Have the next GETs of an object fail."""
+        left = [times]
+
+        def fault(method: str, path: str, start: int) -> tuple[str, float] | None:
+            if method != "GET" or path != f"/{self.bucket}/{name}" or not left[0]:
+                return None
+            left[0] -= 1
+            return kind, number
+
+        self.fail(fault)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[tuple[str, int]]:
+    """The address of a real S3 server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """A bucket of this test's own; requests that fail are made again at once."""
+    monkeypatch.setattr("penstock.pipes.retry.FIRST_WAIT", 0.001)
+    proxy = Proxy(moto)
+    thread = threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield S3(proxy, f"bucket-{next(_NUMBERS)}")
+    proxy.over.set()
+    proxy.shutdown()
+    proxy.server_close()
+    thread.join()
