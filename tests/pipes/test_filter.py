@@ -139,7 +139,7 @@ def test_size_filter_counts_orientation_and_refuses_what_has_no_size(
 @pytest.mark.parametrize(
     ("limits", "kept"),
     [
-        ({}, "abd"),
+        ({}, "abde"),
         ({"min_length": 0}, "abcde"),
         ({"min_length": 3}, "bd"),
         ({"min_length": 0, "max_length": 2}, "ace"),
