@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from _result import save
 from PIL import Image
-from result import save
 
 from penstock.pipes import Buckets, bucket_report
 from penstock.pipes.image_size import read_image_size

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-from fake import FakeReader
-from result import save
+from _fake import FakeReader
+from _result import save
 
 from penstock.pipes import Pipe
 from penstock.pipes.graph import Graph

@@ -91,7 +91,7 @@ class CaptionDropper(CaptionPipe):
 class CaptionAffixer(CaptionPipe):
     """Yields samples with a prefix, a suffix or a trigger phrase put to their captions.
 
-    Chained by ``.affix_caption(…)``. Put it before ``.drop_caption()``: an empty caption stays empty.
+    Chained by ``.affix_caption(…)``. It stands before ``.drop_caption()``: an empty caption stays.
 
     Args:
         source: Pipe of the work half.

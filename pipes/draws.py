@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def mix64(z: int) -> int:
-    """Return splitmix64's finaliser of a 64-bit integer: a bijection whose output bits look random."""
+    """Return splitmix64's finaliser of a 64-bit integer: a bijection; its bits look random."""
     z &= MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK

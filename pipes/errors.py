@@ -17,6 +17,6 @@ class MissingData(DataError):
 
 
 def name_sample(url: str, key: str, field: str | None = None) -> str:
-    """Return the words with which every error names a sample: ``sample 'k' of s.tar, field 'jpg'``."""
+    """Return how every error names a sample: ``sample 'k' of s.tar, field 'jpg'``."""
     where = f"sample {key!r} of {url}"
     return where if field is None else f"{where}, field {field!r}"

@@ -1,5 +1,6 @@
 """A chain of pipes, read as a whole: where its data comes from, its order half, its work half."""
 
+import dataclasses
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, Literal
@@ -26,6 +27,7 @@ class Graph:
 
     def __init__(self, pipe: Pipe) -> None:
         self.pipe = pipe
+        self.skip = False  # whether shards whose data is bad count as empty
         self.work: list[WorkPipe] = []
         top = pipe
         while isinstance(top, WorkPipe):
@@ -34,6 +36,8 @@ class Graph:
         self.top = top
         self.steps = _steps(top)
         self.sources: list[SourcePipe] = source_pipes(top)
+        if not self.sources:
+            raise ValueError(f"{type(top).__name__} gives no samples: read them, with .read_tar()")
         self.lanes = self._only_lanes()
         self._check()
 
@@ -101,11 +105,11 @@ class Graph:
         assert isinstance(first, Decoding)
         first.check(any(isinstance(step, AspectRatioBucketer) for step in self.steps))
 
-    def sample_counts(self, skip: bool = False) -> dict[str, Any] | None:
+    def sample_counts(self) -> dict[str, Any] | None:
         """Return how many samples there are and a hash of each shard's number; None by shards."""
         if self.lanes.by == "shards":
             return None
-        sizes = np.concatenate([source.shard_sizes(skip) for source in self.sources])
+        sizes = np.concatenate([source.shard_sizes(self.skip) for source in self.sources])
         digest = blake2b(sizes.astype("<i8").tobytes(), digest_size=8)
         return {"total": int(sizes.sum()), "hash": digest.hexdigest()}
 
@@ -171,11 +175,18 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     inner = getattr(value, "func", None)
     if inner is not None:  # functools.partial
         return [_plain(inner), _plain(value.args), _plain(value.keywords)]
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [name, {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}]
+    return name
 
 
 def preview(pipe: Pipe) -> Iterator[Any]:

@@ -24,16 +24,16 @@ def epoch_length(graph: Graph) -> tuple[int | None, str]:
             return None, f"the sources of a mix have passes of their own{_HINT}"
         if isinstance(step, Filter | SizeFilter | CaptionFilter):
             return None, f"{type(step).__name__} lets an unknown number of samples through{_HINT}"
-    source = graph.sources[0]
-    if graph.lanes.by == "shards":
+    source, counts = graph.sources[0], graph.sample_counts()
+    if counts is None:
         return None, f'with by="shards" the shards\' numbers of samples are not known{_HINT}'
     if source.splits_samples():
         return None, f'split_by="sample" takes an unknown number of samples{_HINT}'
-    if isinstance(batcher, AspectRatioBucketer):
-        if batcher.batch_size is None or batcher.upscale is not True:
-            return _counted(graph, batcher), ""
-        return max(1, int(source.shard_sizes(False).sum()) // batcher.batch_size), ""
-    return max(1, int(source.shard_sizes(False).sum()) // batcher.batch_size), ""
+    size = batcher.batch_size
+    if size is None or (isinstance(batcher, AspectRatioBucketer) and batcher.upscale is not True):
+        assert isinstance(batcher, AspectRatioBucketer)
+        return _counted(graph, batcher), ""
+    return max(1, int(counts["total"]) // size), ""
 
 
 def _batcher(graph: Graph) -> Batcher | AspectRatioBucketer:

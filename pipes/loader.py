@@ -80,7 +80,8 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
             raise ValueError(f"epoch_batches must be at least 1, got {epoch_batches}")
         graph = Graph.of(pipe)
         graph.check_loadable()
-        graph.sample_counts(skip=on_error == "skip")  # now, so that workers inherit the counts
+        graph.skip = on_error == "skip"
+        graph.sample_counts()  # now, so that workers inherit the counts
         self.rank, self.world_size = place_of(rank, world_size)
         with warnings.catch_warnings():
             # torchdata 0.11 calls what newer versions of torch have deprecated.
@@ -190,6 +191,8 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
                 # one; one step at a time, those come through, and the one that kills is known.
                 self._careful = 2 * self.num_workers * (self._ahead or 1)
                 continue
+            if made.skipped:
+                self.quarantine.add(made.g, made.skipped)
             if made.batch is not None:
                 return self._yielded(made)
 
@@ -214,8 +217,6 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
                 self._drop_stream()
         self.position = step + self.world_size
         self._states[made.lane] = (made.g // self.graph.lanes.n + 1, made.state)
-        if made.skipped:
-            self.quarantine.add(made.g, made.skipped)
         assert made.batch is not None
         return made.batch
 

@@ -21,8 +21,8 @@ class Mapper(WorkPipe):
     Mind the names: ``map`` is per SAMPLE, ``transform`` is per BATCH. torchvision's transforms of
     single images go into ``map``.
 
-    While ``fn`` runs, the default generators of Python, numpy and torch (CPU) are seeded from (seed,
-    ref) and put back afterwards, so a torchvision v2 chain with random parts is exact too. A
+    While ``fn`` runs, the default generators of Python, numpy and torch (CPU) are seeded from
+    (seed, ref) and put back afterwards, so a torchvision v2 chain with random parts is exact too. A
     function with a parameter ``rng`` is given a numpy Generator seeded likewise.
 
     Args:
@@ -91,11 +91,13 @@ def takes_rng(fn: Callable[..., Any]) -> bool:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the default generators of Python, numpy and torch (CPU) for the body, then put them back."""
+    """Seed Python's, numpy's and torch's default generators for the body, then put them back."""
     torch_generator: torch.Generator = torch.random.default_generator  # type: ignore[attr-defined]
-    before = random.getstate(), np.random.get_state(), torch_generator.get_state()
+    # The global numpy generator is what other people's code draws from.
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    before = random.getstate(), numpy_state, torch_generator.get_state()
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 (the global one is what other code draws from)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
     torch_generator.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
     try:
         yield

@@ -59,7 +59,7 @@ class Mixer(Pipe):
 
 
 class MixOrder(Order[Item]):
-    """Smooth weighted round robin. The state is the accumulated weights, then each source's state."""
+    """Smooth weighted round robin. Its state: the accumulated weights, each source's state."""
 
     def __init__(self, sources: list[Order[Item]], weights: list[float], ends: list[int]) -> None:
         self.sources = sources

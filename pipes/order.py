@@ -84,7 +84,7 @@ class Lane:
 
 
 class Order(ABC, Generic[T_co]):
-    """One lane's walk through a pipe: a class and never a generator, which an exception would kill."""
+    """One lane's walk through a pipe; a class, since an exception would kill a generator."""
 
     @abstractmethod
     def next(self) -> T_co:

@@ -36,7 +36,7 @@ def preview_samples(pipe: Pipe, n: int = 8) -> list[dict[str, Any]]:
     while len(samples) < n and (batch := walker.order_batch(g)) is not None:
         order = walker._lanes[0][1]
         for ref in batch.refs[: n - len(samples)]:
-            made, _ = shop.run(g, Batch([ref], batch.size), order.resolve)
+            made, _ = shop.run(g, Batch([ref], batch.size), order.resolve, walker.sources.name)
             samples.append({name: _first(value) for name, value in made.items()})
         g += graph.lanes.n
     return samples

@@ -12,8 +12,8 @@ KEY = "__key__"
 URL = "__url__"
 REF = "__ref__"
 IMAGE_SIZE = "__image_size__"
-"""(height, width) in pixels of the sample's image as displayed (EXIF orientation counted), read from
-its header. There only in graphs that have a pipe which asks for it."""
+"""(height, width) in pixels of the sample's image as displayed (EXIF orientation counted), read
+from its header. There only in graphs that have a pipe which asks for it."""
 
 
 class Ref(NamedTuple):

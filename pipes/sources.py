@@ -13,7 +13,7 @@ from .sample import IMAGE_SIZE, REF, Ref, Sample
 class Source(ABC):
     """Samples by (shard, index): what a lane's order and the work half read from.
 
-    Shards are numbered from 0 here; `Sources` adds the offset that makes a number unique in a graph.
+    Shards are numbered from 0 here; `Sources` adds what makes a number unique in a graph.
     """
 
     @abstractmethod
@@ -74,7 +74,7 @@ class SourcePipe(Pipe):
 
     @abstractmethod
     def open(self, image_sizes: bool) -> Source:
-        """Return this process's source; with ``image_sizes`` its samples know their image's size."""
+        """Return this process's source; with ``image_sizes`` samples know their image's size."""
 
 
 def source_pipes(pipe: Pipe) -> list[SourcePipe]:
@@ -116,7 +116,7 @@ class Sources:
         return sample
 
     def image_size(self, ref: Ref) -> tuple[int, int] | str | None:
-        """Return the image size of the sample that ``ref`` names: (height, width), an error, None."""
+        """Return the image size of the sample that ``ref`` names, or an error, or None."""
         source, shard = self._at(ref.shard)
         return source.image_size(shard, ref.sample)
 

@@ -84,6 +84,8 @@ class LaneWalker:
                 batch = order.next()
             except StopIteration:
                 self.ended.add(number)
+                if self._left[number] < place:  # what was passed over last is another's to report
+                    lane.skipped.clear()
                 return None
             self._left[number] += 1
             if self._left[number] > place:
@@ -93,11 +95,11 @@ class LaneWalker:
         """Return global batch ``g``, made."""
         number = g % self.graph.lanes.n
         batch = self.order_batch(g)
-        if batch is None:
-            return Made(g, number, "", None, [])
-        assert self.workshop is not None
         lane, order = self._lanes[number]
-        made, skipped = self.workshop.run(g, batch, order.resolve)
+        if batch is None:
+            return Made(g, number, "", None, list(lane.skipped))
+        assert self.workshop is not None
+        made, skipped = self.workshop.run(g, batch, order.resolve, self.sources.name)
         state = json.dumps(order.state(), separators=(",", ":"))
         return Made(g, number, state, made, [*lane.skipped, *skipped])
 

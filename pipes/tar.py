@@ -39,12 +39,13 @@ class TarReader(SourcePipe):
         self.shuffle_shards = source.shuffle_shards
         # Counted once, in the main process; workers get the numbers with the graph.
         self._sizes: np.ndarray | None = None
+        self._damaged = False  # whether a shard was passed over in counting
 
     def shard_count(self) -> int:
         return len(self.source.urls)
 
     def shard_sizes(self, skip: bool) -> np.ndarray:
-        if self._sizes is not None:
+        if self._sizes is not None and (skip or not self._damaged):
             return self._sizes
         store = IndexStore(self.source.cache)
         sizes = np.zeros(len(self.source.urls), dtype=np.int64)
@@ -54,6 +55,7 @@ class TarReader(SourcePipe):
             except DataError as error:
                 if not skip:
                     raise
+                self._damaged = True
                 warnings.warn(f"passing over a shard: {error}", stacklevel=2)
         self._sizes = sizes
         return sizes

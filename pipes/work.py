@@ -4,6 +4,7 @@ It is a pure function of the batch's refs and the seed, so any number of process
 none of it is ever in a checkpoint.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
@@ -102,7 +103,7 @@ class Workshop:
         g: int,
         batch: Batch,
         resolve: Callable[[Ref], Sample],
-        name: Callable[[Ref], tuple[str, str]] | None = None,
+        name: Callable[[Ref], tuple[str, str]],
     ) -> tuple[dict[str, Any], list[Skipped]]:
         """Return global batch ``g`` made from its refs, and what was passed over.
 
@@ -113,12 +114,11 @@ class Workshop:
             g: Number of the batch.
             batch: Its refs.
             resolve: Gives the sample of a ref.
-            name: Gives the (url, key) of a ref whose sample cannot be resolved.
+            name: Gives the (url, key) of a ref.
 
         Raises:
             DataError: A sample is bad and ``on_error`` is ``"raise"``, or all are.
         """
-        name = name or (lambda ref: ("", str(tuple(ref))))
         slots = self._slots(batch)
         skipped: list[Skipped] = []
         bad: set[int] = set()
@@ -138,9 +138,7 @@ class Workshop:
                     causes[j] = str(error)
                     if j == i:
                         bad.add(i)
-                        skipped.append(
-                            Skipped(*self._name(batch.refs[i], resolve, name), str(error))
-                        )
+                        skipped.append(Skipped(*name(batch.refs[i]), str(error)))
                     continue
                 if j != i:
                     filled.append(i)
@@ -166,10 +164,7 @@ class Workshop:
     def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
         if not self.shared:
             return torch.empty(shape, dtype=torch.uint8)
-        count = 1
-        for side in shape:
-            count *= side
-        storage = torch.UntypedStorage._new_shared(count)  # type: ignore[no-untyped-call]
+        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
     def _sample(self, ref: Ref, place: Ref, slot: Slot, resolve: Callable[[Ref], Sample]) -> Sample:
@@ -188,18 +183,6 @@ class Workshop:
         for name, value in ((KEY, key), (URL, url), (REF, ref)):
             sample.setdefault(name, value)
         return sample
-
-    def _name(
-        self,
-        ref: Ref,
-        resolve: Callable[[Ref], Sample],
-        name: Callable[[Ref], tuple[str, str]],
-    ) -> tuple[str, str]:
-        try:
-            sample = resolve(ref)
-            return sample[URL], sample[KEY]
-        except DataError:
-            return name(ref)
 
     def _finish(
         self, g: int, batch: Batch, samples: list[Sample], slots: list[Slot], filled: list[int]

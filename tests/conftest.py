@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from penstock.pipes.draws import hash64
 from penstock.pipes.graph import Graph
 from penstock.pipes.order import Item, Lane, Order
@@ -17,7 +19,6 @@ from penstock.pipes.pipe import Pipe
 from penstock.pipes.sample import IMAGE_SIZE, KEY, URL, Sample
 from penstock.pipes.sources import Source, SourcePipe
 from penstock.pipes.stream import LaneWalker, Made
-from PIL import Image
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from penstock.pipes import ElasticDataLoader, Pipe, ShardLister, merge_states
 from penstock.pipes.verify import fingerprints
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from penstock.pipes import ElasticDataLoader, Pipe, ShardLister
 from penstock.pipes.verify import fingerprints
 
@@ -39,7 +40,7 @@ def load(shards: str, workers: int) -> ElasticDataLoader:
 def train(
     shards: str, folder: Path, life: int, rank: int, ranks: int, workers: int, stop: int
 ) -> None:
-    """Be one rank: log every batch, checkpoint every second step, until ``stop`` batches are taken."""
+    """Be one rank: log every batch, checkpoint every second step, until ``stop`` batches."""
     os.setpgrp()  # with its workers, so that all can be killed at once
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks))
     store = torch.distributed.FileStore(str(folder / f"store{life}"), ranks)

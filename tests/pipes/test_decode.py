@@ -151,6 +151,16 @@ def test_flips_and_crops_are_drawn_evenly(reader, make_batch):
     assert not torch.equal(reseeded["flipped"], batch["flipped"])
 
 
+def test_a_flip_does_not_go_with_a_place(reader, make_batch):
+    pipe = reader(*[encode(gradient(60, 20))] * 200, *[encode(gradient(20, 60))] * 200).batch(400)
+    batch = make_batch(pipe.decode(20, crop="random", flip=0.5)).batch
+    top, left = batch["crop_top_left"].double().T
+    left = torch.where(batch["flipped"], 40 - left, left)  # in the image that was not flipped
+    for part, places in ((slice(0, 200), top), (slice(200, 400), left)):
+        flips, places = batch["flipped"][part], places[part]
+        assert abs(places[flips].mean() - places[~flips].mean()) < 7  # 4 sigma
+
+
 def test_resized_crops_have_the_shares_asked_for(reader, make_batch):
     pipe = reader(*[encode(gradient(100, 100))] * 60).batch(60)
     batch = make_batch(pipe.decode(50, crop="resized", scale=(0.25, 0.36))).batch

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from penstock.pipes import DataError, Pipe, ShardLister, merge_states
 from penstock.pipes.verify import fingerprints
 
@@ -252,6 +253,29 @@ def test_a_rank_alone_has_only_its_lanes(shards: str) -> None:
         merge_states([])
 
 
+def test_of_ranks_that_share_a_lane_the_latest_state_is_kept(shards: str) -> None:
+    pipe = ShardLister(shards).read_tar().batch(2).load()
+    loaders = [pipe.loader(rank=r, world_size=3) for r in range(3)]
+    for loader in loaders:
+        next(iter(loader))
+    states = [loader.state_dict() for loader in loaders]
+    assert [s["states"]["0"][0] for s in states] == [1, 2, 3]
+    assert merge_states(states)["states"] == merge_states(states[::-1])["states"]
+    assert merge_states(states)["states"]["0"] == states[2]["states"]["0"]
+
+
+def test_shards_with_other_numbers_of_samples_are_refused(
+    make_tar: Callable[..., str], fields_of: Callable[[int], dict[str, bytes]]
+) -> None:
+    samples = [(f"{i:03d}", fields_of(i)) for i in range(6)]
+    url = make_tar(samples)
+    state = ShardLister(url).read_tar().batch(2).load().loader().state_dict()
+    make_tar(samples[:5])
+    other = ShardLister(url).read_tar().batch(2).load().loader()
+    with pytest.raises(ValueError, match="other numbers of samples.*'total': 6.*'total': 5"):
+        other.load_state_dict(state)
+
+
 def change(shards: str, **changed: Any) -> Pipe:
     a = {"seed": 1, "window": 15, "batch": 4, "lanes": 2, "by": "samples", "keep": None, **changed}
     pipe = ShardLister(a.get("urls", shards), seed=a["seed"]).read_tar()
@@ -449,6 +473,35 @@ def test_skip_in_the_order_half_passes_over_and_only_the_yielding_consumer_repor
     assert sorted(of_first_pass) == ["003", "008"]
 
 
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 1), (3, 0)])
+def test_what_is_passed_over_behind_the_last_batch_is_reported_once(
+    make_tar: Callable[..., str],
+    fields_of: Callable[[int], dict[str, bytes]],
+    tmp_path: Any,
+    ranks: int,
+    workers: int,
+) -> None:
+    samples = [(f"{i:03d}", fields_of(i)) for i in range(9)]
+    samples[8][1]["jpg"] = b"no image at all"
+    pipe = (
+        ShardLister(make_tar(samples), shuffle=False)
+        .read_tar()
+        .bucket_by_aspect_ratio(64, 2, sizes=[(64, 64)])
+        .lanes(1, repeat=False)
+        .decode()
+    )
+    counts = []
+    for rank in range(ranks):
+        loader = pipe.loader(
+            workers, rank=rank, world_size=ranks, on_error="skip", quarantine=tmp_path / "q"
+        )
+        list(loader)
+        counts.append(loader.skipped)
+        loader.close()
+    assert sorted(counts) == [*[0] * (ranks - 1), 1]
+    assert json.loads((tmp_path / "q").read_text())["key"] == "008"
+
+
 def test_the_trainers_random_generators_are_left_alone(pipe: Pipe) -> None:
     random.seed(1)
     np.random.seed(1)
@@ -492,3 +545,17 @@ def test_nonsense_is_refused(pipe: Pipe) -> None:
         pipe.loader(on_error="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="epoch_batches"):
         pipe.loader(epoch_batches=0)
+
+
+def test_a_damaged_shard_counts_as_empty_for_skip_and_raises_otherwise(
+    make_tar: Callable[..., str], fields_of: Callable[[int], dict[str, bytes]], tmp_path: Any
+) -> None:
+    make_tar([(f"{i:03d}", fields_of(i)) for i in range(6)], "00000.tar")
+    (tmp_path / "00001.tar").write_bytes(b"this is no tar" * 100)
+    pipe = ShardLister(str(tmp_path / "*.tar")).read_tar().batch(2).load()
+    with pytest.warns(UserWarning, match="passing over a shard.*00001.tar"):
+        loader = pipe.loader(on_error="skip")
+    assert len(loader) == 3
+    assert sorted(k for b in loader for k in b["__key__"]) == [f"{i:03d}" for i in range(6)]
+    with pytest.raises(DataError, match=r"00001.tar"):
+        pipe.loader()

@@ -29,13 +29,13 @@ def loaded(shards):
 def generators():
     return (
         random.getstate(),
-        tuple(map(str, np.random.get_state())),  # noqa: NPY002 (the global one is the matter)
+        tuple(map(str, np.random.get_state())),
         torch.get_rng_state().tolist(),
     )
 
 
 def global_draws(sample):
-    numbers = random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+    numbers = random.random(), np.random.rand(), torch.rand(1).item()
     return {**sample, "drawn": torch.tensor(numbers, dtype=torch.float64)}
 
 
@@ -74,7 +74,7 @@ def test_they_are_put_back_after_an_error_too(loaded, make_batch):
     def fails(sample):
         random.random()
         torch.rand(1)
-        np.random.rand()  # noqa: NPY002
+        np.random.rand()
         raise KeyError("on purpose")
 
     before = generators()
@@ -86,7 +86,7 @@ def test_they_are_put_back_after_an_error_too(loaded, make_batch):
 def test_each_of_the_three_generators_is_seeded_by_the_ref(loaded, make_batch):
     drawn = make_batch(loaded.map(global_draws)).batch["drawn"]
     random.seed(99)
-    np.random.seed(99)  # noqa: NPY002
+    np.random.seed(99)
     torch.manual_seed(99)
     assert torch.equal(make_batch(loaded.map(global_draws)).batch["drawn"], drawn)
     for column in range(3):
@@ -180,6 +180,6 @@ def test_seeded_is_the_same_for_the_same_seed():
     drawn = []
     for seed in (1, 2**64 - 1, 1):
         with seeded(seed):
-            drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+            drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
     assert drawn[0] == drawn[2]
     assert all(a != b for a, b in zip(drawn[0], drawn[1], strict=True))

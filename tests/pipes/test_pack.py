@@ -42,6 +42,14 @@ def test_any_refs_come_back(bins):
     assert unpack_refs(text, len(bins), Prints()) == flat(bins)
 
 
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_numbers_at_the_ends_of_each_width_come_back(bits):
+    top = 1 << bits
+    for number in (top - 1, top, 2 * top - 1):
+        bins = flat([[(0, 1, number), (5, min(number, 2**31 - 1), 0)]])
+        assert unpack_refs(pack_refs(bins, Prints()), 1, Prints()) == bins
+
+
 def test_twenty_buckets_of_32_take_less_than_4_kb():
     # 20 buckets nearly full, of two passes and ten shards of 10,000 samples.
     bins = [[(7 + i % 2, 500 + (i * k) % 10, (i * 7919 + k * 31) % 10_000) for i in range(31)]

@@ -110,6 +110,13 @@ def test_two_shufflers_of_one_graph_draw_apart(fake, open_lane, take):
     assert same < 40
 
 
+def test_nested_shufflers_draw_apart_too(fake, open_lane):
+    order, _ = open_lane(fake([9]).shuffle(5).mix(fake([9]).shuffle(5)).shuffle(5).shuffle(5))
+    mixed = order.source.source
+    shufflers = [order, order.source, *mixed.sources]
+    assert len({shuffler._key for shuffler in shufflers}) == 4
+
+
 def test_the_first_sample_leaves_before_the_window_is_full(fake, open_lane):
     source = Counting(fake([10_000]))
     order, _ = open_lane(source.shuffle(1000))

@@ -87,14 +87,20 @@ def test_by_default_the_first_bad_sample_raises(reader, make_batch):
         make_batch(graph(reader("bd")))
 
 
+def names(ref):
+    return "a.tar", str(ref)
+
+
 def test_a_batch_is_the_same_whatever_was_made_before(reader):
     pipe = graph(reader("b"))
     graph_ = Graph.of(pipe)
     workshop = Workshop(graph_.work, graph_.seed, "skip", shared=False)
     order = graph_.order()
     batches = [order.next() for _ in range(3)]
-    first = [workshop.run(g, b, order.resolve)[0] for g, b in enumerate(batches)]
-    again = [workshop.run(g, b, order.resolve)[0] for g, b in reversed(list(enumerate(batches)))]
+    first = [workshop.run(g, b, order.resolve, names)[0] for g, b in enumerate(batches)]
+    again = [
+        workshop.run(g, b, order.resolve, names)[0] for g, b in reversed(list(enumerate(batches)))
+    ]
     for one, other in zip(first, again[::-1], strict=True):
         assert torch.equal(one["image"], other["image"])
         assert one["image"].data_ptr() != other["image"].data_ptr()
@@ -107,7 +113,7 @@ def test_shared_tensors_are_the_same(reader):
     order = graph_.order()
     batch = order.next()
     plain, shared = (
-        Workshop(graph_.work, 0, "raise", shared=s).run(0, batch, order.resolve)[0]["image"]
+        Workshop(graph_.work, 0, "raise", shared=s).run(0, batch, order.resolve, names)[0]["image"]
         for s in (False, True)
     )
     assert shared.is_shared()

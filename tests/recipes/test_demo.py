@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -160,3 +161,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_file(path, "second")
     assert path.read_text(encoding="utf-8") == "first é"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_run_leaves_behind_is_seen():
+    process = subprocess.Popen(["sleep", "60"], process_group=0)
+    try:
+        assert not demo._gone(process.pid, 0.2)
+    finally:
+        process.kill()
+        process.wait()
+    assert demo._gone(process.pid, 5)
