@@ -113,7 +113,11 @@ class Workers:
         """Return a line about each worker that died; the exception that came does not tell."""
         # A worker that was just killed may not have been reaped yet.
         deadline = time.monotonic() + 0.5
-        while all(w.is_alive() for w in self.processes) and time.monotonic() < deadline:
+        while (
+            self.processes
+            and all(w.is_alive() for w in self.processes)
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         return [
             f"worker {i} (pid {w.pid}) {_ending(w.exitcode)}"

@@ -21,6 +21,7 @@ MAY_IMPORT = {
 BENEATH_PIPES = {
     *("PIL", "fsspec", "numpy", "simplejpeg", "torch", "torchdata", "torchvision", "tqdm"),
     *("pyarrow", "zstandard"),  # pyarrow where a table needs it
+    "aiohttp",  # where fsspec opens http URLs by it
 }
 NEVER_WITH_PIPES = (
     *("accelerate", "diffusers", "jsonargparse", "matplotlib", "pandas", "peft", "pyarrow", "s3fs"),

@@ -41,7 +41,7 @@ def server(tmp_path, make_jpeg):
             pass
 
     served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread = threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{served.server_port}", asked, trouble
     served.shutdown()

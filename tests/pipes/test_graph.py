@@ -197,7 +197,7 @@ def test_describe_work_is_json_and_has_every_argument(fake):
     described = Graph.of(pipe).describe_work()
     assert json.loads(json.dumps(described)) == described
     assert [step["pipe"] for step in described] == ["Decoder", "Mapper", "Transformer"]
-    # What is kept in memory changes no batch.
+    # What is kept in memory changes nothing that comes out.
     arguments = set(inspect.signature(Decoder).parameters) - {"source", "keep_in_memory"}
     assert described[0].keys() == arguments | {"pipe"}
     assert described[0]["flip"] == 0.5
