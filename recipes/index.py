@@ -13,11 +13,9 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-import torch
 from tqdm import tqdm
 
 from ..pipes.errors import DataError
@@ -27,9 +25,7 @@ from ..pipes.rank import place_of
 from ..pipes.shard_index import ShardIndex
 from ..pipes.urls import expand_urls, local_path
 from ._cli import cli
-
-PATIENCE = timedelta(days=7)
-"""How long a process waits at the end for the others."""
+from .all_ranks import all_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +57,7 @@ def main(cfg: Config) -> None:
         except (DataError, OSError) as error:
             failed.append(str(error) if url in str(error) else f"{url}: {error}")
             bar.set_postfix(failed=len(failed))
-    ranks = _all_ranks((counts, failed), world_size)
+    ranks = all_ranks((counts, failed), world_size)
     if rank == 0 or len(ranks) < world_size:
         print(_summary(ranks))
         print(f"The indexes are {_where(urls, cache)}")
@@ -110,23 +106,6 @@ def _is_fresh(path: str, version: tuple[int, int]) -> bool:
 
 
 Report = tuple[dict[str, int], list[str]]
-
-
-def _all_ranks(report: Report, world_size: int) -> list[Report]:
-    """Return every process's report, on each of them.
-
-    torchrun ends all processes when the first one fails, so that none may end before the last one
-    is done. Where nothing says how to reach the others, each answers for itself.
-    """
-    if world_size == 1 or "MASTER_ADDR" not in os.environ:
-        return [report]
-    reports: list[Report] = [report] * world_size
-    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        torch.distributed.all_gather_object(reports, report)
-    finally:
-        torch.distributed.destroy_process_group()
-    return reports
 
 
 def _summary(ranks: list[Report]) -> str:
