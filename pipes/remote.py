@@ -197,19 +197,21 @@ class Remote:
         """
         place = url.partition("://")
         base = (place[0], place[2].partition("/")[0], repr(self.options))
-        for key in (base, (*base, threading.get_ident())):
-            if key in _FILESYSTEMS:
-                fs = _FILESYSTEMS[key]
-                return fs, fs._strip_protocol(url)
-        settings = _settings(place[0], dict(self.options or {}))
-        fs, inside = url_to_fs(url, **settings, skip_instance_cache=True)
-        if _is_s3(fs):
-            fs.retries = 1  # ours are counted, and go on where the last one stopped
-        _FILESYSTEMS[base if fs.async_impl else (*base, threading.get_ident())] = fs
-        return fs, inside
+        with _LOCKS[0]:  # one that loses a race would leave its connections open
+            for key in (base, (*base, threading.get_ident())):
+                if key in _FILESYSTEMS:
+                    fs = _FILESYSTEMS[key]
+                    return fs, fs._strip_protocol(url)
+            settings = _settings(place[0], dict(self.options or {}))
+            fs, inside = url_to_fs(url, **settings, skip_instance_cache=True)
+            if _is_s3(fs):
+                fs.retries = 1  # ours are counted, and go on where the last one stopped
+            _FILESYSTEMS[base if fs.async_impl else (*base, threading.get_ident())] = fs
+            return fs, inside
 
 
 _FILESYSTEMS: dict[tuple[object, ...], Any] = {}
+_LOCKS = [threading.Lock()]
 _PARENTS: list[Any] = []
 
 
@@ -217,6 +219,7 @@ def _leave_to_parent() -> None:
     # Kept, never used: their finalizers would wait for the parent's event loop.
     _PARENTS.append(dict(_FILESYSTEMS))
     _FILESYSTEMS.clear()
+    _LOCKS[0] = threading.Lock()  # another thread of the parent may have had it
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

@@ -134,11 +134,11 @@ def test_commands_that_fail_are_named(tmp_path, monkeypatch):
     remote = Remote(allow_pipe=True)
     with open(tmp_path / "out", "wb") as out:
         url = "pipe:echo so it is >&2; exit 3"
-        with pytest.raises(OSError, match="so it is >&2; exit 3: .* status 3: so it is"):
+        with pytest.raises(OSError, match=r"so it is >&2; exit 3: .* status 3: so it is"):
             fetch(remote, url, remote.info(url), out.fileno())
         monkeypatch.setattr(remote_module, "STALL", 0.1)
         url = f"pipe:echo $$ > {tmp_path}/pid; sleep 60"
-        with pytest.raises(TimeoutError, match="the command put nothing out for 0.1 s"):
+        with pytest.raises(TimeoutError, match=r"the command put nothing out for 0.1 s"):
             fetch(remote, url, remote.info(url), out.fileno())
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -232,7 +232,7 @@ def test_filesystems_that_are_not_asynchronous(tmp_path):
     with cache.hold("memory://cache-test/0.tar") as hold:
         assert read(hold.path) == b"x" * 1000
     fs.rm("/cache-test", recursive=True)
-    with pytest.raises(FileNotFoundError, match="no such shard: memory://cache-test/0.tar"):
+    with pytest.raises(FileNotFoundError, match=r"no such shard: memory://cache-test/0.tar"):
         cache.hold("memory://cache-test/0.tar")
 
 
