@@ -247,9 +247,9 @@ def _settings(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
         options["config_kwargs"] = own | dict(options.get("config_kwargs") or {})
         options.setdefault("use_listings_cache", False)  # a listing's ETags grow old
     elif protocol in ("http", "https"):
-        import aiohttp
+        from fsspec.implementations import http  # brings aiohttp
 
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=STALL)
+        patience = http.aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=STALL)
         options["client_kwargs"] = {"timeout": patience} | dict(options.get("client_kwargs") or {})
     return options
 

@@ -167,7 +167,7 @@ def test_a_process_killed_while_fetching_leaves_nothing_in_the_way(s3, bounded, 
         s3.fail_gets("0.tar", 1, "stall", 1000)
         process = fork.Process(target=cache.hold, args=(url,))
         process.start()
-        while len(s3.gets("0.tar")) % 4 or not any(".part" in name for name in held(cache)):
+        while len(s3.gets("0.tar")) < 4:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
