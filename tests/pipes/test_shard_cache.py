@@ -74,7 +74,9 @@ def test_least_recently_used_goes_first_and_none_in_use(s3, bounded):
     with cache.hold(urls[3]):
         assert not cache.has(urls[1], holds[1].version)
         assert cache.has(urls[0], holds[0].version)
+    time.sleep(0.02)  # a file's time moves in steps of some milliseconds
     cache.hold(urls[0]).close()  # used again: now 3 is the oldest
+    time.sleep(0.02)
     with cache.hold(urls[4]) as hold:
         assert cache.has(urls[0], holds[0].version)
         assert read(hold.path) == bytes([4]) * 10
