@@ -91,15 +91,14 @@ def test_spawned_workers(s3, remote, expected):
     loader.close()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_small_cache_gives_the_same(s3, remote, shards, expected, tmp_path, workers):
+def test_a_small_cache_gives_the_same(s3, remote, shards, expected, tmp_path):
     """Shards come and go under bins that still point into them."""
     sizes = [os.path.getsize(shards.replace("{00000..00005}", f"{i:05d}")) for i in range(6)]
     how = {"storage_options": s3.options, "cache": str(tmp_path / "cache")}
-    # One lane, and a window of one sample: each worker uses at most two shards at once.
+    # One process, one lane, and a window of one sample: at most two shards are in use at once.
     whole = take(load(graph(shards, lanes=1, window=1, batch=8)), COUNT)
-    bound = sum(sorted(sizes)[-2 * max(1, workers) :])
-    loader = load(graph(remote, lanes=1, window=1, batch=8, cache_size=bound, **how), workers)
+    bound = sum(sorted(sizes)[-2:])
+    loader = load(graph(remote, lanes=1, window=1, batch=8, cache_size=bound, **how))
     assert take(loader, COUNT) == whole
     loader.close()
     kept = tmp_path / "cache" / "shards"
