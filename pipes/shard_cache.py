@@ -87,10 +87,13 @@ class ShardCache:
         Raises:
             FileNotFoundError: If there is no such shard.
         """
-        version = self.info(url).version
-        if not version.known and local_path(url) is None:
-            return self._recorded(url) or version
-        return version
+        return self.version_of(url, self.info(url))
+
+    def version_of(self, url: str, info: Info) -> Version:
+        """Return the version of a source of which this is known: see `version`."""
+        if not info.version.known and local_path(url) is None:
+            return self._recorded(url) or info.version
+        return info.version
 
     def path(self, url: str, version: Version) -> str:
         """Return where a version of a shard lies, when the cache has it."""
@@ -101,12 +104,13 @@ class ShardCache:
         """Return whether the cache has a version of a shard at this moment."""
         return os.path.exists(self.path(url, version))
 
-    def hold(self, url: str, version: Version | None = None) -> Hold:
+    def hold(self, url: str, version: Version | None = None, info: Info | None = None) -> Hold:
         """Return a shard's file in the cache, in use; it is fetched where it is not there.
 
         Args:
             url: The shard: remote, or a compressed local file.
             version: The version that it must have; None: the present one.
+            info: What the server said of that version, where it was asked.
 
         Raises:
             FileNotFoundError: If there is no such shard.
@@ -118,29 +122,34 @@ class ShardCache:
         expected = version
         while True:
             if version is None:
-                version = self.version(url)
+                info = self.info(url)
+                version = self.version_of(url, info)
             path = self.path(url, version)
             if version.known and (hold := hold_at(path, version)):
                 return hold
-            version = self._fetch_once(url, expected)
+            version, info = self._fetch_once(url, expected, info), None
 
-    def fetch_ahead(self, url: str, version: Version | None) -> None:
+    def fetch_ahead(self, url: str, version: Version | None) -> Version:
         """Fetch a shard that will be needed soon, where it is not there and there is room for it.
 
-        It is not in use yet, but goes after all that are not either.
+        It is not in use yet, but goes after all that are not either. Returns its version.
 
         Raises:
             Exception: As `hold`; what is wrong will be so when the shard is needed.
         """
         if version is not None and version.known and self.has(url, version):
-            return
+            return version
         with replace(self, patience=0.0).hold(url, version) as hold:
             os.utime(hold.fd, ns=(0, time.time_ns() + SOON))
             hold.touch = False
+            return hold.version
 
-    def _fetch_once(self, url: str, expected: Version | None) -> Version:
-        """Have the cache hold a shard, by this process or another, and return its version."""
-        info = self.info(url)
+    def _fetch_once(self, url: str, expected: Version | None, info: Info | None) -> Version:
+        """Have the cache hold a shard, by this process or another, and return its version.
+
+        ``info`` is what the server has just said of it, where it was asked.
+        """
+        info = info or self.info(url)
         told = info.version.known or local_path(url) is not None
         if told and expected is not None and info.version != expected:
             raise ShardReplaced.of(url)
