@@ -203,7 +203,9 @@ def find_python() -> str:
     """Return the Python that has img2dataset; skip the test where there is none."""
     made, wanted = ENVIRONMENT / "requirements.txt", Path(__file__).with_name("requirements.txt")
     if not made.is_file() or made.read_bytes() != wanted.read_bytes():
-        pytest.skip(f"img2dataset has an environment of its own, {ENVIRONMENT.name}: make test")
+        pytest.skip(
+            f"img2dataset has an environment of its own, {ENVIRONMENT.name}; make test makes it"
+        )
     return str(ENVIRONMENT / "bin" / "python")
 
 
