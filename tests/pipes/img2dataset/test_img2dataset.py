@@ -204,7 +204,7 @@ def train(pipe, folder, life, workers, most):
                     (folder / "new").write_text(json.dumps(loader.state_dict()))
                     (folder / "new").rename(checkpoint)
                 if loader.position == most:
-                    signal.pause()
+                    time.sleep(600)
                 if loader.position >= COUNT:
                     break
     loader.close()
@@ -251,6 +251,7 @@ def test_runs_that_are_killed_and_go_on_elsewhere_are_bit_identical(
             seen.add(g)
     assert seen == set(range(COUNT))
     assert position >= 10  # it went on, and did not begin anew
+    assert any((tmp_path / f"cache{life}" / "shards").iterdir())
 
 
 def test_inspect_finds_the_data_sound(crawl, tmp_path, capsys):
