@@ -1,4 +1,5 @@
 # Every target makes .venv and installs into it what is missing: a machine needs Python and make.
+# img2dataset, whose shards the tests read, has an environment of its own.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -12,6 +13,13 @@ STAMP := $(VENV)/.penstock
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(STAMP))
 endif
+# It needs older packages than penstock. The stamp is a copy of what was installed: the tests look.
+IMG2DATASET := .venv-img2dataset
+IMG2DATASET_PINS := tests/pipes/img2dataset/requirements.txt
+IMG2DATASET_STAMP := $(IMG2DATASET)/requirements.txt
+ifneq ($(shell cmp -s $(IMG2DATASET_PINS) $(IMG2DATASET_STAMP) && echo same),same)
+$(shell rm -f $(IMG2DATASET_STAMP))
+endif
 JOBS ?= 4
 OUT ?= demo
 
@@ -21,12 +29,12 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks"
 	@echo "make soak    hours of killing and resuming"
-	@echo "make clean   remove what the others made, but for .venv"
+	@echo "make clean   remove what the others made, but for .venv and $(IMG2DATASET)"
 
 demo: $(STAMP)
 	$(PYTHON) -m penstock.recipes.demo --out "$(OUT)"
 
-test: $(STAMP)
+test: $(STAMP) $(IMG2DATASET_STAMP)
 	$(PYTHON) -m pytest -n logical --maxprocesses $(JOBS) --dist worksteal -m "not soak and not gpu" \
 		--cov --cov-report term:skip-covered
 
@@ -45,7 +53,7 @@ soak: $(STAMP)
 
 clean:
 	rm -rf demo out dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -path ./$(IMG2DATASET) -prune -o -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What was installed is out of date when pyproject.toml is newer; an attempt that was interrupted
 # leaves no stamp.
@@ -67,3 +75,8 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip
 	$(PYTHON) -m pip install --disable-pip-version-check -e '.[dev]'
 	@printf '%s\n' "$(CURDIR)" > $@
+
+$(IMG2DATASET_STAMP): | $(STAMP)
+	$(PYTHON) -m venv --clear $(IMG2DATASET)
+	$(IMG2DATASET)/bin/python -m pip install --disable-pip-version-check -r $(IMG2DATASET_PINS)
+	@cp $(IMG2DATASET_PINS) $@

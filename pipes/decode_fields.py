@@ -97,18 +97,28 @@ class CaptionField:
         """Return the field and, in a JSON object, the name within it."""
         if self.name is None:
             return next((name for name in CAPTIONS if name in sample), None), None
-        if self.name in sample:
-            return self.name, None
-        field, _, inner = self.name.rpartition(".")
-        while field:
-            if field in sample:
-                return field, inner
-            field, _, more = field.rpartition(".")
-            inner = f"{more}.{inner}"
-        if self.default is not None:
-            return None, None
+        field, inner = find_field(self.name, sample)
+        if field is not None or self.default is not None:
+            return field, inner
         fields = ", ".join(f for f in sample if not f.startswith("__"))
         raise DataError(f"has no caption {self.name!r}; its fields are: {fields or 'none'}")
+
+
+def find_field(name: str, sample: Sample) -> tuple[str | None, str | None]:
+    """Return the field that ``name`` means, and the name within it.
+
+    That is ``("txt", None)`` for ``txt``; for ``json.text`` it is ``("json", "text")`` where the
+    sample has no field ``json.text`` itself; and ``(None, None)`` where it has neither.
+    """
+    if name in sample:
+        return name, None
+    field, _, inner = name.rpartition(".")
+    while field:
+        if field in sample:
+            return field, inner
+        field, _, more = field.rpartition(".")
+        inner = f"{more}.{inner}"
+    return None, None
 
 
 def _caption_value(field: str, value: Any, inner: str | None) -> Any:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from .captions import CAPTIONS, caption_candidates, decode_text
+from .captions import CAPTIONS, caption_candidates, decode_text, parse_json, read_json_field
+from .decode_fields import find_field
 from .errors import DataError, MissingData
 from .order import Item, Lane, Order, Through
 from .pipe import Pipe
@@ -127,9 +128,9 @@ class CaptionFilter(Pipe):
         source: Pipe of samples.
         min_length: Least number of characters, surrounding white space left out.
         max_length: Largest number of characters.
-        field: The text field (default: the first of ``caption``, ``txt``, ``text`` that a sample
-            has). A sample without it is left out where ``min_length`` is above 0. Of several
-            captions the longest counts.
+        field: The text field, or such as ``json.text``, as in `Decoder` (default: the first of
+            ``caption``, ``txt``, ``text`` that a sample has). A sample without it is left out where
+            ``min_length`` is above 0. Of several captions the longest counts.
     """
 
     def __init__(
@@ -148,9 +149,10 @@ class CaptionFilter(Pipe):
 
     def keeps(self, sample: Sample) -> bool:
         """Return whether the sample's text has the right length."""
-        field = self.field or next((name for name in CAPTIONS if name in sample), "")
+        name = self.field or next((name for name in CAPTIONS if name in sample), "")
+        field, inner = find_field(name, sample)
         try:
-            length = _text_length(sample.get(field))
+            length = 0 if field is None else _text_length(sample[field], inner)
         except MissingData:
             length = 0
         except DataError as error:
@@ -177,12 +179,18 @@ def sample_image_size(sample: Sample) -> tuple[int, int]:
     return height, width
 
 
-def _text_length(value: Any) -> int:
-    """Return the number of characters of a field that holds a text, or of its longest caption."""
+def _text_length(value: Any, inner: str | None) -> int:
+    """Return the number of characters of a field that holds a text, or of its longest caption.
+
+    Where ``inner`` is given, the field holds a JSON object, and the text is what has that name.
+    """
     if value is None:
         return 0
     if isinstance(value, UNLOADED):
         value = decode_text(read_value(value))
+    if inner is not None:
+        record = parse_json(value)
+        value = read_json_field(record, inner) if inner in record else ""
     return max((len(text) for text in caption_candidates(value)), default=0)
 
 

@@ -111,6 +111,7 @@ class Opening:
             for manifest in found:
                 yield self._imagefolder(manifest)
         elif parts := sorted(name for name in names if name.lower().endswith(PARQUET)):
+            _refuse_shards(path, parts, names)
             for part in parts:
                 yield self._open_file(os.path.join(path, part))
         else:
@@ -132,6 +133,17 @@ class Opening:
                 f"{path} is a data set of the parts {', '.join(splits)}; name one with split='…'"
             )
         return os.path.join(path, split)
+
+
+def _refuse_shards(path: str, parts: list[str], names: set[str]) -> None:
+    """Refuse what img2dataset wrote: tables that tell whence the images of the shards came."""
+    for part in parts:
+        if os.path.splitext(part)[0] + ".tar" in names:
+            raise ValueError(
+                f"{path} has tar shards, which ShardLister({path!r}).read_tar() reads, and {part} "
+                "and such list where their samples came from; to fetch those anew, name the "
+                f"files: {path}/{part}"
+            )
 
 
 def _metadata(path: str) -> Iterator[str]:

@@ -90,7 +90,8 @@ class FolderTable(Table):
         images, texts = _find_files(path)
         if not images:
             raise ValueError(
-                f"no image ({', '.join(IMAGE_ENDINGS)}) in the folder {path} or in one in it"
+                f"no image ({', '.join(IMAGE_ENDINGS)}) in the folder {path} or in one in it; tar "
+                "shards are read by ShardLister(…).read_tar()"
             )
         # For each image, the names of the caption files by ending; "" where there is none.
         found = [texts.pop(_stem(name), "") if captions else "" for name in images]

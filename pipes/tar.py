@@ -82,7 +82,8 @@ class TarReader(SourcePipe):
             yield sizes
 
     def open(self, image_sizes: bool) -> "TarSource":
-        return TarSource(self.source.urls, self.source.store(), image_sizes, self._versions)
+        urls, store = self.source.urls, self.source.store()
+        return TarSource(urls, store, image_sizes, self._versions, self._sizes)
 
     def _order(self, lane: Lane) -> Order[Item]:
         order: Order[Item] = PassOrder(self, lane)

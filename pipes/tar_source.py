@@ -28,6 +28,7 @@ class TarSource(Source):
         store: Their indexes.
         image_sizes: Whether samples know their image's size.
         versions: The versions that the shards must have, int64 [shards, 2], where they are known.
+        sizes: The numbers of samples that they must have, int64 [shards], where they were counted.
     """
 
     MOST_SAMPLES = 2_000_000
@@ -38,11 +39,13 @@ class TarSource(Source):
         store: IndexStore,
         image_sizes: bool,
         versions: np.ndarray | None = None,
+        sizes: np.ndarray | None = None,
     ) -> None:
         self._urls = urls
         self._store = store
         self._image_sizes = image_sizes
         self._versions = versions
+        self._sizes = sizes
         self._open: OrderedDict[int, tuple[str, ShardIndex]] = OrderedDict()
         self._prints: dict[int, int] = {}  # outlives an index: refs wait long in rare buckets
         self._held = 0
@@ -96,11 +99,30 @@ class TarSource(Source):
             forget(entry[0])
         else:
             entry = file.path, self._store.index(file, image_sizes=self._image_sizes)
+        self._check_size(shard, len(entry[1]))
         self._open[shard] = entry
         self._held += len(entry[1])
         while self._held > self.MOST_SAMPLES and len(self._open) > 1:
             self._held -= len(self._open.popitem(last=False)[1][1])
         return entry
+
+    def _check_size(self, shard: int, size: int) -> None:
+        """Refuse a shard that has other samples than were counted: lanes divide by that number.
+
+        Where too few were counted, the others would never come, and nobody would know.
+        """
+        counted = size if self._sizes is None else int(self._sizes[shard])
+        if counted == size:
+            return
+        url = self._urls[shard]
+        cause = "it was replaced under the run; start the run anew"
+        if local_path(url) is None:
+            cause = (
+                "img2dataset's _stats.json beside it is wrong, as where the json of its samples "
+                "could not be written; write indexes with python -m penstock.recipes.index, which "
+                'count for more, or choose .lanes(n, by="shards"), which needs no numbers'
+            )
+        raise RuntimeError(f"{url} has {size} samples, and {counted} were counted before: {cause}")
 
     def _at(self, shard: int, index: int) -> tuple[str, ShardIndex]:
         """Return a shard's path and index, which must have a sample ``index``."""

@@ -1,5 +1,7 @@
 """Filters keep what they should, name themselves when they keep nothing, and name bad samples."""
 
+import json
+
 import pytest
 
 from penstock.pipes import CaptionFilter, DataError, Filter, ShardLister, SizeFilter
@@ -153,6 +155,41 @@ def test_caption_filter_counts_characters(limits, kept, make_tar):
     pipe = ShardLister(make_tar(samples), shuffle=False).read_tar()
     found = pipe.filter_caption(**limits).lanes(1, repeat=False)
     assert "".join(sample["__key__"] for sample in found) == kept
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        ({"field": "json.alt"}, "ade"),
+        ({"field": "json.alt", "min_length": 3}, "de"),
+        ({"field": "json.alt", "min_length": 0}, "abcdef"),
+        ({"field": "json.alt", "min_length": 0, "max_length": 2}, "abcf"),
+        ({"field": "x.json.alt", "min_length": 0, "max_length": 2}, "abcdef"),
+        ({"field": "b.json.alt"}, "f"),
+    ],
+)
+def test_caption_filter_looks_into_json(limits, kept, make_tar):
+    records = {"a": {"alt": " hi "}, "b": {"alt": None}, "c": {}, "d": {"alt": ["x", "long"]}}
+    samples = [(key, {"json": json.dumps(record).encode()}) for key, record in records.items()]
+    samples += [("e", {"json": b'{"alt": "short"}'}), ("f", {"b.json": b'{"alt": "f"}'})]
+    pipe = ShardLister(make_tar(samples), shuffle=False).read_tar()
+    found = pipe.filter_caption(**limits).lanes(1, repeat=False)
+    assert "".join(sample["__key__"] for sample in found) == kept
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b'{"alt": 3}', "field 'json': caption must be text, got int 3"),
+        (b"[1]", "field 'json': JSON must be an object"),
+        (b'{"alt"', "field 'json': JSON cannot be parsed"),
+    ],
+)
+def test_json_without_text_is_bad_data(record, message, make_tar, open_lane):
+    path = make_tar([("a", {"json": record})])
+    order, _ = open_lane(ShardLister(path).read_tar().filter_caption(field="json.alt"))
+    with pytest.raises(DataError, match=f"sample 'a' of .*00000.tar: {message}"):
+        order.next()
 
 
 def test_a_caption_that_is_not_utf8_is_named(make_tar, open_lane):

@@ -111,6 +111,22 @@ def test_a_folder_of_parquet_files_is_read_in_their_order(images, tmp_path):
     assert [s["image"].read() for s in found] == images
 
 
+def test_the_tables_of_img2dataset_beside_its_shards_are_no_data_set(images, make_tar, tmp_path):
+    rows = pa.table({"url": ["http://x/a.jpg"], "caption": ["a"], "status": ["success"]})
+    for name in ("00000", "00001"):
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    assert len(ManifestReader(tmp_path).table) == 2
+    make_tar([("a", {"jpg": images[0]})], "00001.tar")
+    words = rf"{tmp_path} has tar shards, which ShardLister\(.*name the files: .*/00001.parquet"
+    with pytest.raises(ValueError, match=words):
+        ManifestReader(tmp_path)
+    assert len(ManifestReader(tmp_path / "00001.parquet").table) == 1
+    for name in ("00000", "00001"):
+        (tmp_path / f"{name}.parquet").unlink()
+    with pytest.raises(ValueError, match=r"no image .* tar shards are read by ShardLister"):
+        ManifestReader(tmp_path)
+
+
 def test_a_parquet_metadata_of_an_imagefolder(images, tmp_path):
     (tmp_path / "a.jpg").write_bytes(images[0])
     pq.write_table(pa.table({"file_name": ["a.jpg"], "text": ["t"]}), tmp_path / "metadata.parquet")

@@ -213,6 +213,21 @@ def test_samples_are_counted_without_fetching(s3, remote, shards, tmp_path):
     assert take(loader, COUNT) == expected
 
 
+@pytest.mark.parametrize(("said", "by"), [(19, 5), (15, 5), (19, 20), (15, 20)])
+def test_statistics_that_are_wrong_are_refused(s3, remote, tmp_path, said, by):
+    """Too many would be looked for in vain; too few would hide samples for ever."""
+    for i, count in enumerate((said, 5, 23, 11, 30, 9)):
+        s3.put(f"{i:05d}_stats.json", json.dumps({"successes": count}).encode())
+    how = {"storage_options": s3.options, "cache": str(tmp_path)}
+    pipe = ShardLister(remote, shuffle=False, **how).read_tar().batch(by).load()
+    words = rf"00000.tar has 17 samples, and {said} were counted before: .*_stats.json .*is wrong"
+    for on_error in ("raise", "skip"):
+        with pytest.raises(RuntimeError, match=words):
+            next(iter(pipe.loader(on_error=on_error)))
+    loader = ShardLister(remote, shuffle=False, **how).read_tar().batch(by).load().loader()
+    assert len(next(iter(loader))["__key__"]) == by  # the index counts for more
+
+
 def test_a_sidecar_older_than_its_shard_does_not_count(s3, tmp_path, shards):
     url = shards.replace("{00000..00005}", "00000")
     copy = tmp_path / "0.tar"
