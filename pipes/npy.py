@@ -14,7 +14,8 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from .errors import DataError
-from .sample import Extent
+from .read import read_extent
+from .sample import Extent, StoredArray
 
 HEADER_BYTES = 10_240
 """Bytes of a file that are enough for its header: numpy takes none of over 10,000."""
@@ -151,6 +152,31 @@ class NpyRows:
             raise IndexError(
                 f"{self.name} has {len(self)} rows; asked for rows {start} to {end} (not included)"
             )
+
+
+class NpyRow(StoredArray):
+    """A field that is one row of an ``.npy`` file: an array, read when it is asked for.
+
+    Args:
+        rows: Where the file's rows lie.
+        path: The local file; one of the cache is read through what `read_through` has named.
+        row: Number of the row.
+    """
+
+    __slots__ = ("path", "row", "rows")
+
+    def __init__(self, rows: NpyRows, path: str, row: int) -> None:
+        self.rows = rows
+        self.path = path
+        self.row = row
+
+    def array(self) -> np.ndarray:
+        """Return the row, of the array's `row_shape`."""
+        array: np.ndarray = self.rows.read(self._read, self.row, self.row + 1)[0]
+        return array
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return read_extent(Extent(self.path, offset, size))
 
 
 def read_npy(path: str, name: str | None = None) -> NpyRows:

@@ -1,7 +1,10 @@
 """What flows through the pipes: samples, the refs that name them, and extents of files."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Sample = dict[str, Any]
 """One sample, by webdataset's conventions: ``__key__`` (str), ``__url__`` (str, its shard),
@@ -70,6 +73,20 @@ class Stored(ABC):
             DataError: There are none, and the message says why.
             OSError: They cannot be read.
         """
+
+
+class StoredArray(Stored):
+    """A field that is an array of numbers, and has not been loaded: `load` and `decode` read it."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def array(self) -> "np.ndarray":
+        """Return the array, in the machine's byte order; raises as `read`."""
+
+    def read(self) -> bytes:
+        """Return the bytes of the array's numbers."""
+        return self.array().tobytes()
 
 
 UNLOADED = (Extent, Stored, bytes)

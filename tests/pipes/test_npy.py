@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penstock.pipes.decode_fields import decode_field
+from penstock.pipes.draws import Draws
 from penstock.pipes.errors import DataError
-from penstock.pipes.npy import HEADER_BYTES, NpyRows, parse_npy, read_npy
+from penstock.pipes.load import FieldLoader
+from penstock.pipes.npy import HEADER_BYTES, NpyRow, NpyRows, parse_npy, read_npy
+from penstock.pipes.sample import Ref
+from penstock.pipes.shards import ShardLister
+from penstock.pipes.work import Slot
 
 
 def saved(array: np.ndarray, **how: object) -> bytes:
@@ -56,6 +62,30 @@ def test_a_row_is_an_extent_of_its_file(tmp_path: Path) -> None:
     rows = read_npy(str(path))
     extent = rows.extent(str(path), 3)
     np.testing.assert_array_equal(rows.decode(extent.read())[0], np.load(path)[3])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_row_is_a_field_that_is_loaded_as_an_array(tmp_path: Path, order: str) -> None:
+    path = tmp_path / "a.npy"
+    array = np.array(numbers((5, 4), ">f2"), order=order)  # type: ignore[call-overload]
+    np.save(path, array)
+    row = NpyRow(read_npy(str(path)), str(path), 3)
+    sample = {"__key__": "k", "embedding": row}
+    loaded = FieldLoader(ShardLister("a.tar")).work(sample, Draws(0, Ref(0, 0, 0)), Slot(None))
+    decoded = decode_field("embedding", row)
+    for got in (loaded["embedding"], decoded):
+        assert got.dtype == np.dtype("=f2")
+        np.testing.assert_array_equal(got, array[3])
+    assert row.read() == array[3].astype("=f2").tobytes()
+
+
+def test_a_row_that_is_gone_is_a_data_error_that_names_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, numbers((5, 4), "f4"))
+    row = NpyRow(read_npy(str(path)), str(path), 4)
+    os.truncate(path, 150)
+    with pytest.raises(DataError, match=r"field 'embedding': .*a.npy ends at byte 192"):
+        decode_field("embedding", row)
 
 
 def test_in_fortran_order_no_row_is_an_extent() -> None:
