@@ -7,6 +7,7 @@ from .buckets import Buckets
 from .caption import CaptionAffixer, CaptionDropper, CaptionShuffler
 from .decode import Decoder
 from .draws import Draws
+from .embedding_reader import EmbeddingReader
 from .errors import DataError
 from .fields import Renamer, Selector
 from .filter import CaptionFilter, Filter, SizeFilter
@@ -38,6 +39,7 @@ __all__ = [
     "Decoder",
     "Draws",
     "ElasticDataLoader",
+    "EmbeddingReader",
     "Extent",
     "FieldLoader",
     "Filter",

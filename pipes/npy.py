@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -53,17 +54,17 @@ class NpyRows:
         """Shape of one row; () where the array has one axis."""
         return self.shape[1:]
 
-    @property
+    @cached_property
     def row_size(self) -> int:
         """Numbers in a row."""
         return math.prod(self.row_shape)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of a row."""
         return self.row_size * self.dtype.itemsize
 
-    @property
+    @cached_property
     def native(self) -> np.dtype:
         """Type of the rows as they are given: `dtype` in the machine's byte order."""
         return self.dtype.newbyteorder("=")
@@ -172,8 +173,11 @@ class NpyRow(StoredArray):
 
     def array(self) -> np.ndarray:
         """Return the row, of the array's `row_shape`."""
-        array: np.ndarray = self.rows.read(self._read, self.row, self.row + 1)[0]
-        return array
+        rows = self.rows
+        if rows.fortran:
+            array: np.ndarray = rows.read(self._read, self.row, self.row + 1)[0]
+            return array
+        return rows.decode(read_extent(rows.extent(self.path, self.row)))[0]  # type: ignore[no-any-return]
 
     def _read(self, offset: int, size: int) -> bytes:
         return read_extent(Extent(self.path, offset, size))
