@@ -18,6 +18,8 @@ from .manifest import ManifestReader
 from .map import Mapper, Transformer
 from .mix import Mixer
 from .pipe import Pipe
+from .prior_dataset import PriorEmbeddingDataset
+from .prior_splits import get_reader, make_splits
 from .sample import Extent, Ref, Sample
 from .shards import ShardLister
 from .shuffle import Shuffler
@@ -48,6 +50,7 @@ __all__ = [
     "Mapper",
     "Mixer",
     "Pipe",
+    "PriorEmbeddingDataset",
     "Ref",
     "Renamer",
     "Sample",
@@ -58,6 +61,8 @@ __all__ = [
     "TarReader",
     "Transformer",
     "bucket_report",
+    "get_reader",
+    "make_splits",
     "merge_states",
     "text_to_image_dataset",
     "verify_resume",

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from .cache_room import parse_size
-from .embedding_batches import Metadata
-from .embedding_blocks import BlockFinder
-from .embedding_files import Folders
-from .embedding_rows import EmbeddingRows, check_names, joined_rows
-from .embedding_source import EmbeddingSource
 from .order import Item, Lane, Order
 from .passes import PassOrder
+from .reader_batches import Metadata
+from .reader_blocks import BlockFinder
+from .reader_files import Folders
+from .reader_rows import RowRange, check_names, joined_rows
+from .reader_source import EmbeddingSource
 from .remote import Remote
 from .shard_cache import ShardCache
 from .sources import SourcePipe
@@ -116,14 +116,12 @@ class EmbeddingReader(SourcePipe):
         check_names(self.fields, self.meta_columns)
         finder = BlockFinder(column, self.meta_columns, metadata_folder, order, self.store)
         blocks = finder.find(folders)
-        rows = EmbeddingRows(
-            blocks, self.fields, self.meta_columns, self.store, start, end, piece_size
-        )
+        rows = RowRange(blocks, self.fields, self.meta_columns, self.store, start, end, piece_size)
         if split is not None and splits is not None:
             rows = rows.part(*split_rows(len(rows), splits, split))
         self._set(rows)
 
-    def _set(self, rows: EmbeddingRows) -> None:
+    def _set(self, rows: RowRange) -> None:
         self.rows = rows
         self.start, self.end, self.count = rows.start, rows.end, len(rows)
         first = rows.blocks[0].files[0]

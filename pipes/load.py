@@ -2,17 +2,18 @@
 
 from typing import Any
 
+from .decode_fields import decode_field
 from .draws import Draws
 from .pipe import Pipe
-from .read import read_array, read_field
-from .sample import UNLOADED, Sample, StoredArray
+from .read import read_field
+from .sample import UNLOADED, Sample, Typed
 from .work import Decoding, Slot
 
 
 class FieldLoader(Decoding):
     """Yields samples whose fields are bytes, undecoded (``.load()``).
 
-    What is stored as rows of an array, such as embeddings, becomes an array all the same.
+    A `Typed` field, such as a row of embeddings, becomes its value all the same.
 
     Args:
         source: The order half.
@@ -30,4 +31,4 @@ class FieldLoader(Decoding):
 
 
 def _loaded(name: str, value: Any) -> Any:
-    return read_array(name, value) if isinstance(value, StoredArray) else read_field(name, value)
+    return (decode_field if isinstance(value, Typed) else read_field)(name, value)

@@ -16,7 +16,7 @@ from numpy.lib import format as npy_format
 
 from .errors import DataError
 from .read import read_extent
-from .sample import Extent, StoredArray
+from .sample import Extent, Typed
 
 HEADER_BYTES = 10_240
 """Bytes of a file that are enough for its header: numpy takes none of over 10,000."""
@@ -155,7 +155,7 @@ class NpyRows:
             )
 
 
-class NpyRow(StoredArray):
+class NpyRow(Typed):
     """A field that is one row of an ``.npy`` file: an array, read when it is asked for.
 
     Args:
@@ -171,13 +171,17 @@ class NpyRow(StoredArray):
         self.path = path
         self.row = row
 
-    def array(self) -> np.ndarray:
+    def value(self) -> np.ndarray:
         """Return the row, of the array's `row_shape`."""
         rows = self.rows
         if rows.fortran:
             array: np.ndarray = rows.read(self._read, self.row, self.row + 1)[0]
             return array
         return rows.decode(read_extent(rows.extent(self.path, self.row)))[0]  # type: ignore[no-any-return]
+
+    def read(self) -> bytes:
+        """Return the bytes of the row's numbers, in the machine's byte order."""
+        return self.value().tobytes()
 
     def _read(self, offset: int, size: int) -> bytes:
         return read_extent(Extent(self.path, offset, size))

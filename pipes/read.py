@@ -3,13 +3,10 @@
 import os
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .errors import DataError
-from .sample import Extent, Stored, StoredArray
-
-if TYPE_CHECKING:
-    import numpy as np
+from .sample import Extent, Stored
 
 
 class RangeReader(Protocol):
@@ -95,14 +92,6 @@ def read_field(name: str, value: Extent | Stored | bytes) -> bytes:
     """Return the bytes of a field; an error names it too."""
     try:
         return read_value(value)
-    except DataError as error:
-        raise type(error)(f"field {name!r}: {error}") from error
-
-
-def read_array(name: str, value: StoredArray) -> "np.ndarray":
-    """Return the array that a field is; an error names it too."""
-    try:
-        return value.array()
     except DataError as error:
         raise type(error)(f"field {name!r}: {error}") from error
 

@@ -1,10 +1,7 @@
 """What flows through the pipes: samples, the refs that name them, and extents of files."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any, NamedTuple
 
 Sample = dict[str, Any]
 """One sample, by webdataset's conventions: ``__key__`` (str), ``__url__`` (str, its shard),
@@ -75,18 +72,14 @@ class Stored(ABC):
         """
 
 
-class StoredArray(Stored):
-    """A field that is an array of numbers, and has not been loaded: `load` and `decode` read it."""
+class Typed(Stored):
+    """A `Stored` field that knows its value: decoding asks it, whatever the field's name is."""
 
     __slots__ = ()
 
     @abstractmethod
-    def array(self) -> "np.ndarray":
-        """Return the array, in the machine's byte order; raises as `read`."""
-
-    def read(self) -> bytes:
-        """Return the bytes of the array's numbers."""
-        return self.array().tobytes()
+    def value(self) -> Any:
+        """Return what decoding makes of the field; raises as `read`."""
 
 
 UNLOADED = (Extent, Stored, bytes)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from .cached_shard import CachedShard
-from .embedding_blocks import RowBlock
 from .npy import NpyRows
 from .parquet_rows import ArrowRows
 from .read_ahead import ReadAhead
+from .reader_blocks import RowBlock
 from .shard_cache import ShardCache
 
 CONVERT_BYTES = 512 << 10

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from .draws import hash64, hash_text
-from .embedding_blocks import RowBlock
-from .embedding_file import Place
 from .npy import NpyRow
 from .parquet_rows import ArrowRows
 from .read import forget, read_through
 from .read_ahead import ReadAhead
+from .reader_blocks import RowBlock
+from .reader_file import Place
 from .sample import KEY, URL, Sample
 from .shard_cache import ShardCache
 from .sources import Source

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from .draws import hash_text
-from .embedding_batches import BatchReader, RowBatch
-from .embedding_blocks import RowBlock, joined
-from .embedding_source import EmbeddingSource
+from .reader_batches import BatchReader, RowBatch
+from .reader_blocks import RowBlock, joined
+from .reader_source import EmbeddingSource
 from .shard_cache import ShardCache
 from .urls import base_name
 
 
-class EmbeddingRows:
+class RowRange:
     """Rows ``start`` to ``end`` of blocks of files, numbered over all files.
 
     Holds nothing but its arguments and numbers made of them: may be pickled and forked.
@@ -73,7 +73,7 @@ class EmbeddingRows:
         """Bytes of a row, all fields together."""
         return sum(file.dimension * file.dtype.itemsize for file in self.blocks[0].files)
 
-    def part(self, start: int, end: int | None) -> "EmbeddingRows":
+    def part(self, start: int, end: int | None) -> "RowRange":
         """Return rows ``start`` to ``end``, counted from this range's first; no file is opened.
 
         Raises:
@@ -84,9 +84,9 @@ class EmbeddingRows:
             raise ValueError(f"start={start}, end={end} takes none of the {len(self)} rows")
         return self.over(self.start + start, self.start + stop)
 
-    def over(self, start: int, end: int) -> "EmbeddingRows":
+    def over(self, start: int, end: int) -> "RowRange":
         """Return global rows ``start`` to ``end`` of the same files."""
-        return EmbeddingRows(
+        return RowRange(
             self.blocks, self.fields, self.meta_columns, self.store, start, end, self.piece_size
         )
 
@@ -131,7 +131,7 @@ class EmbeddingRows:
         return reader.batches(batch_size, self.start, self.end)
 
 
-def joined_rows(parts: Mapping[str, EmbeddingRows]) -> EmbeddingRows:
+def joined_rows(parts: Mapping[str, RowRange]) -> RowRange:
     """Return the rows of several ranges in step: each one's field under the name given.
 
     Files are paired by number. All but the fields is the first one's.
@@ -147,7 +147,7 @@ def joined_rows(parts: Mapping[str, EmbeddingRows]) -> EmbeddingRows:
         raise ValueError(f"readers in step take the same rows; these take {ranges}")
     names = [rows.fields if len(rows.fields) > 1 else (name,) for name, rows in parts.items()]
     fields = tuple(name for several in names for name in several)
-    return EmbeddingRows(
+    return RowRange(
         blocks,
         fields,
         first.meta_columns,

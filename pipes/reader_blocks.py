@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .embedding_file import AT_ONCE, EmbeddingFile, open_files
-from .embedding_files import Folders, NumberedFile, Order, find_files, pair_files
 from .errors import DataError
 from .parquet_rows import ParquetRows
+from .reader_file import AT_ONCE, EmbeddingFile, open_files
+from .reader_files import Folders, NumberedFile, Order, find_files, pair_files
 from .shard_cache import ShardCache
 
 METADATA = "metadata"

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .cached_shard import CachedShard
-from .embedding_files import NumberedFile
 from .errors import DataError
 from .npy import HEADER_BYTES, NpyRows, parse_npy, read_npy
 from .parquet_rows import ParquetRows
+from .reader_files import NumberedFile
 from .remote import Version
 from .shard_cache import ShardCache
 from .urls import local_path
