@@ -276,21 +276,22 @@ def _vectors(batch: Any, url: str, column: str, first: int) -> np.ndarray:
         row = first + values.is_null().to_pylist().index(True) + 1
         raise DataError(f"{url}, row {row}: there is no {column!r} in the row")
     flat = values.flatten()
-    if flat.null_count:
-        at = flat.is_null().to_pylist().index(True)
-        row = first + at // max(1, len(flat) // max(1, len(values))) + 1
-        raise DataError(f"{url}, near row {row}: {column!r} lacks a number")
-    size = kind.list_size if types.is_fixed_size_list(kind) else len(flat) // len(values)
-    if not types.is_fixed_size_list(kind):
+    if types.is_fixed_size_list(kind):
+        lengths = np.full(len(values), kind.list_size)
+    else:
         lengths = pyarrow.compute.list_value_length(values).to_numpy(zero_copy_only=False)
-        wrong = np.flatnonzero(lengths != lengths[0])
-        if len(wrong):
-            row = first + int(wrong[0]) + 1
-            raise DataError(
-                f"{url}, row {row}: {column!r} has {lengths[wrong[0]]} numbers, and "
-                f"{lengths[0]} in row {first + 1}"
-            )
+    wrong = np.flatnonzero(lengths != lengths[0])
+    if len(wrong):
+        row = first + int(wrong[0]) + 1
+        raise DataError(
+            f"{url}, row {row}: {column!r} has {lengths[wrong[0]]} numbers, and {lengths[0]} in "
+            f"row {first + 1}"
+        )
+    size = int(lengths[0])
     if not size:
         raise DataError(f"{url}, row {first + 1}: {column!r} is empty")
+    if flat.null_count:
+        row = first + flat.is_null().to_pylist().index(True) // size + 1
+        raise DataError(f"{url}, row {row}: {column!r} lacks a number")
     numbers: np.ndarray = flat.to_numpy(zero_copy_only=False)
     return numbers.reshape(len(values), size)
