@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from .embedding_reader import EmbeddingReader
 from .epoch import Epoch
@@ -82,9 +82,8 @@ class PriorRows(IterableDataset[Pair]):
         return batches.load().transform(_ToPrior(rows.fields, self.tokens))
 
     def __iter__(self) -> Iterator[Pair]:
-        info = get_worker_info()
-        rank, world_size = (0, 1) if info is None else (info.id, info.num_workers)
-        return iter(PriorLoader(self, rank=rank, world_size=world_size, lanes=1))
+        # In a worker of a DataLoader this is that worker's share, which the stream itself finds.
+        return iter(PriorLoader(self))
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -126,9 +125,8 @@ class PriorLoader(ElasticDataLoader):
         data: The rows.
         num_workers: Worker processes.
         rank: This consumer's number.
-        world_size: Number of consumers.
-        lanes: Number of lanes; None: one for each consumer, so that all get the same number of
-            rows, give or take one.
+        world_size: Number of consumers. Each has a lane, so that all get the same number of rows,
+            give or take one.
 
     Raises:
         ValueError: There are fewer rows than consumers.
@@ -141,17 +139,15 @@ class PriorLoader(ElasticDataLoader):
         *,
         rank: int = 0,
         world_size: int = 1,
-        lanes: int | None = None,
     ) -> None:
         self.data = data
         rows = data.stop - data.start
-        if lanes is None and rows < world_size:
+        if rows < world_size:
             raise ValueError(
                 f"rows {data.start} to {data.stop} are too few for {world_size} ranks: one would "
                 "get none, and the others would wait for it"
             )
-        pipe = data.pipe(lanes or world_size)
-        super().__init__(pipe, num_workers, rank=rank, world_size=world_size)
+        super().__init__(data.pipe(world_size), num_workers, rank=rank, world_size=world_size)
 
     def __iter__(self) -> Iterator[Any]:
         if not self._resumed:
