@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -120,6 +121,7 @@ class EmbeddingReader(SourcePipe):
         if split is not None and splits is not None:
             rows = rows.part(*split_rows(len(rows), splits, split))
         self._set(rows)
+        self._warn_of_thrashing()
 
     def _set(self, rows: RowRange) -> None:
         self.rows = rows
@@ -128,6 +130,20 @@ class EmbeddingReader(SourcePipe):
         self.dimension, self.dtype = first.dimension, first.dtype
         self.byte_per_item = rows.row_bytes
         self.total_size = self.count * self.byte_per_item
+
+    def _warn_of_thrashing(self) -> None:
+        """Warn where pieces in a random order would have remote files fetched again and again."""
+        limit = self.store.limit
+        remote = any(file.remote for file in self.rows.blocks[0].files)
+        if remote and self.shuffle_shards and self.piece_size and limit is not None:
+            whole = self.byte_per_item * int(self.rows.starts[-1])
+            if whole > limit:
+                warnings.warn(
+                    f"the embeddings take {whole:,} bytes and the cache {limit:,}: pieces in a "
+                    "random order fetch files again and again. Pass piece_size=None, which takes "
+                    "one file after another, or a larger cache_size",
+                    stacklevel=3,
+                )
 
     def part(self, start: int, end: int | None = None) -> "EmbeddingReader":
         """Return a reader of some of these rows, counted from this one's first; nothing is opened.

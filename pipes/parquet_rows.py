@@ -132,7 +132,7 @@ class ParquetRows:
         def write(batches: Iterator[Any], out: BinaryIO) -> None:
             with pyarrow.ipc.new_file(out, self._schema(columns, store)) as file:
                 for batch in batches:
-                    file.write_batch(batch.select(list(columns)))  # they come in the file's order
+                    file.write_batch(batch)
 
         return self._unpacked(columns, "arrow", store, write)
 

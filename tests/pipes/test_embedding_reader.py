@@ -399,3 +399,32 @@ def test_a_remote_file_that_has_left_the_cache_is_read_by_rows(
     np.testing.assert_array_equal(sample["embedding"].value(), rows_of(0, 20)[3])
     # The header, whether it is compressed, and the row: the file was never fetched.
     assert s3.gets("emb/e_0.npy") == [0, 0, 128 + 3 * 16]
+
+
+def test_a_remote_file_that_is_held_stays_at_hand(
+    s3: Any, rows_of: Callable[..., np.ndarray]
+) -> None:
+    for number in (0, 1):
+        s3.put(f"emb/e_{number}.npy", saved(rows_of(number, 20)))
+    source = EmbeddingReader(s3.url("emb"), storage_options=s3.options).open(False)
+    source.hold(0)
+    source.hold(1)
+    row = source.sample(0, 3)["embedding"]
+    os.unlink(row.path)  # as another process makes room
+    asked = len(s3.log)
+    np.testing.assert_array_equal(row.value(), rows_of(0, 20)[3])
+    assert len(s3.log) == asked
+    source.release(0)
+    np.testing.assert_array_equal(row.value(), rows_of(0, 20)[3])
+    assert s3.gets("emb/e_0.npy")[-1] == 128 + 3 * 16  # this row alone
+
+
+def test_it_warns_where_the_cache_is_too_small_for_pieces(
+    s3: Any, rows_of: Callable[..., np.ndarray]
+) -> None:
+    s3.put("emb/e_0.npy", saved(rows_of(0, 20)))
+    how: dict[str, Any] = {"storage_options": s3.options, "cache_size": 300}
+    with pytest.warns(UserWarning, match="take 320 bytes and the cache 300: .* piece_size=None"):
+        EmbeddingReader(s3.url("emb"), **how)
+    EmbeddingReader(s3.url("emb"), piece_size=None, **how)
+    EmbeddingReader(s3.url("emb"), shuffle=False, **how)
