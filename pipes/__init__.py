@@ -7,6 +7,7 @@ from .buckets import Buckets
 from .caption import CaptionAffixer, CaptionDropper, CaptionShuffler
 from .decode import Decoder
 from .draws import Draws
+from .embedding_reader import EmbeddingReader
 from .errors import DataError
 from .fields import Renamer, Selector
 from .filter import CaptionFilter, Filter, SizeFilter
@@ -17,6 +18,8 @@ from .manifest import ManifestReader
 from .map import Mapper, Transformer
 from .mix import Mixer
 from .pipe import Pipe
+from .prior_dataset import PriorEmbeddingDataset
+from .prior_splits import get_reader, make_splits
 from .sample import Extent, Ref, Sample
 from .shards import ShardLister
 from .shuffle import Shuffler
@@ -38,6 +41,7 @@ __all__ = [
     "Decoder",
     "Draws",
     "ElasticDataLoader",
+    "EmbeddingReader",
     "Extent",
     "FieldLoader",
     "Filter",
@@ -46,6 +50,7 @@ __all__ = [
     "Mapper",
     "Mixer",
     "Pipe",
+    "PriorEmbeddingDataset",
     "Ref",
     "Renamer",
     "Sample",
@@ -56,6 +61,8 @@ __all__ = [
     "TarReader",
     "Transformer",
     "bucket_report",
+    "get_reader",
+    "make_splits",
     "merge_states",
     "text_to_image_dataset",
     "verify_resume",

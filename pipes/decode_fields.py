@@ -12,18 +12,24 @@ from .captions import CAPTIONS, choose_caption, decode_text, parse_json
 from .draws import Draws
 from .errors import DataError, MissingData
 from .read import read_field
-from .sample import UNLOADED, Extent, Sample, Stored
+from .sample import UNLOADED, Extent, Sample, Stored, Typed
 
 
 def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
     """Return a field's value, decoded by its extension.
 
     ``json`` gives what it holds, ``npy`` an array, ``cls`` and ``index`` an int, ``txt`` and
-    ``text`` a str, anything else bytes. Nothing is ever unpickled.
+    ``text`` a str, anything else bytes. A `Typed` field gives its own value. Nothing is ever
+    unpickled.
 
     Raises:
         DataError: The bytes are not what the extension says.
     """
+    if isinstance(value, Typed):
+        try:
+            return value.value()
+        except DataError as error:
+            raise type(error)(f"field {name!r}: {error}") from error
     data = read_field(name, value)
     kind = _kind(name)
     try:

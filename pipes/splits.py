@@ -1,4 +1,4 @@
-"""Train, validation and test: by shard, or by sample."""
+"""Train, validation and test: by shard, by sample, or by ranges of rows."""
 
 import math
 from collections.abc import Mapping
@@ -45,6 +45,35 @@ def split_shards(urls: list[str], splits: Mapping[str, float], split: str, seed:
             break
         start += count
     return [urls[i] for i in sorted(order[start : start + counts[split]])]
+
+
+def split_rows(rows: int, splits: Mapping[str, float], split: str) -> tuple[int, int]:
+    """Return the first row of one split, and the row behind its last.
+
+    The splits lie one behind the other in the order of ``splits``, and together have each row once.
+    Each has the exact fraction of the rows, rounded down; what remains goes to the last one.
+
+    Args:
+        rows: Number of rows.
+        splits: Name to fraction; the fractions sum to 1.
+        split: Which to return.
+
+    Raises:
+        ValueError: If the fractions are negative or do not sum to 1, ``split`` is none of them or
+            has the fraction 0, or it would get no row.
+    """
+    _check(splits, split)
+    shares = {name: _exact(fraction) for name, fraction in splits.items() if fraction > 0}
+    total, last = sum(shares.values()), list(shares)[-1]
+    start = 0
+    for name, share in shares.items():
+        end = rows if name == last else start + int(rows * share / total)
+        if name == split:
+            break
+        start = end
+    if start == end:
+        raise ValueError(f"split {split!r} ({splits[split]:g}) gets none of the {rows} rows")
+    return start, end
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _matches(url: str, how: _How) -> list[str]:
     found = _glob_local(url) if local_path(url) is not None else _glob_remote(url, how)
     if not found:
         raise ValueError(f"{url!r} matches no file")
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural)
 
 
 def _is_glob(url: str) -> bool:
@@ -196,7 +196,7 @@ def _tars_in(folder: str, how: _How) -> list[str]:
     names = [name for name in names if name.endswith(TAR_ENDINGS) and not name.startswith(".")]
     if not names:
         raise ValueError(f"no shards ({', '.join(TAR_ENDINGS)}) in the folder {folder!r}")
-    return [folder.rstrip("/") + "/" + name for name in sorted(names, key=_natural)]
+    return [folder.rstrip("/") + "/" + name for name in sorted(names, key=natural)]
 
 
 def _read_list(url: str, how: _How) -> Iterator[str]:
@@ -260,7 +260,7 @@ def _split_ending(name: str) -> tuple[str, str]:
     return os.path.splitext(name)
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def natural(name: str) -> tuple[list[str | int], str]:
     """Return a sort key by which ``b2`` stands before ``b10``; the text itself settles ties."""
     parts = re.split("([0-9]+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name

@@ -7,6 +7,7 @@ none of it is ever in a checkpoint.
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -127,7 +128,7 @@ class Workshop:
         filled: list[int] = []
         n = len(batch.refs)
         for i in range(n):
-            for j in (*range(i, n), *range(i)):
+            for j in chain(range(i, n), range(i)):
                 if j in bad:
                     continue
                 try:

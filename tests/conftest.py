@@ -228,3 +228,58 @@ def make_batch() -> Callable[..., Any]:
         return LaneWalker(Graph.of(pipe), on_error).make(g)
 
     return made
+
+
+def embedding_rows(number: int, count: int, dim: int = 4, dtype: str = "f4") -> np.ndarray:
+    """Return rows whose numbers tell their file and their place in it."""
+    rows = number * 100 + np.arange(count)[:, None]
+    return (rows + np.arange(dim) / 4).astype(dtype)
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Callable[..., np.ndarray]:
+    return embedding_rows
+
+
+@pytest.fixture
+def embeddings(tmp_path: Path) -> Callable[..., str]:
+    """Return a function that writes ``img_emb_<number>.npy`` of so many rows into a folder."""
+
+    def write(
+        counts: dict[int, int],
+        folder: str = "img_emb",
+        name: str = "img_emb_{}.npy",
+        dim: int = 4,
+        dtype: str = "f4",
+    ) -> str:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for number, count in counts.items():
+            path = tmp_path / folder / name.format(number)
+            np.save(path, embedding_rows(number, count, dim, dtype))
+        return str(tmp_path / folder)
+
+    return write
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Callable[..., str]:
+    """Return a function that writes ``metadata_<number>.parquet`` of so many rows into a folder."""
+    import pyarrow
+    import pyarrow.parquet
+
+    def write(counts: dict[int, int], folder: str = "metadata") -> str:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for number, count in counts.items():
+            columns = {
+                "image_path": [f"{number:05d}{i:04d}" for i in range(count)],
+                "caption": [f"row {number * 100 + i}" for i in range(count)],
+                "width": list(range(count)),
+            }
+            types = [("image_path", "string"), ("caption", "string"), ("width", "int64")]
+            schema = pyarrow.schema([(name, kind) for name, kind in types])
+            table = pyarrow.table(columns, schema)
+            path = tmp_path / folder / f"metadata_{number}.parquet"
+            pyarrow.parquet.write_table(table, path, row_group_size=7)
+        return str(tmp_path / folder)
+
+    return write

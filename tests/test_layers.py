@@ -22,6 +22,7 @@ BENEATH_PIPES = {
     *("PIL", "fsspec", "numpy", "simplejpeg", "torch", "torchdata", "torchvision", "tqdm"),
     *("pyarrow", "zstandard"),  # pyarrow where a table needs it
     "aiohttp",  # where fsspec opens http URLs by it
+    "clip",  # where it is installed and captions get no other tokenizer
 }
 NEVER_WITH_PIPES = (
     *("accelerate", "diffusers", "jsonargparse", "matplotlib", "pandas", "peft", "pyarrow", "s3fs"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.pipes.splits import SampleSplit, split_shards
+from penstock.pipes.splits import SampleSplit, split_rows, split_shards
 
 SPLITS = {"train": 0.75, "val": 0.15, "test": 0.1}
 URLS = [f"s3://b/{i:05d}.tar" for i in range(100)]
@@ -132,3 +132,38 @@ def test_a_sample_split_is_a_plain_value():
     assert hash(again) == hash(part)
     assert all((str(i) in part) == (str(i) in again) for i in range(100))
     assert "\udcff" in SampleSplit({"a": 1}, "a", 0)  # of a name that is not UTF-8
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"train": 0.75, "val": 0.15, "test": 0.1},
+        {"train": 0.8, "val": 0.2},
+        {"train": 0.7, "val": 0.2, "test": 0.1},
+        {"train": 1 / 3, "val": 1 / 3, "test": 1 / 3},
+        {"train": 0.9, "val": 0.1, "test": 0.0},
+    ],
+)
+@pytest.mark.parametrize("rows", [10, 97, 100, 10_007])
+def test_ranges_of_rows_lie_one_behind_the_other(splits: dict[str, float], rows: int) -> None:
+    ranges = [split_rows(rows, splits, name) for name, share in splits.items() if share]
+    assert [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])]
+    assert all(start < end for start, end in ranges)
+    assert ranges[-1][1] == rows
+
+
+def test_ranges_of_rows_are_those_of_the_fractions_as_typed() -> None:
+    # int(0.29 * 100) is 28, and 0.7 + 0.2 + 0.1 is not 1.
+    assert split_rows(100, {"a": 0.29, "b": 0.71}, "a") == (0, 29)
+    assert split_rows(10, {"a": 0.7, "b": 0.2, "c": 0.1}, "b") == (7, 9)
+    assert split_rows(7, {"a": 0.8, "b": 0.2}, "b") == (5, 7)
+    assert split_rows(7, {"a": 0.8, "b": 0.2, "c": 0}, "b") == (5, 7)
+
+
+def test_ranges_without_a_row_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"split 'b' \(0.25\) gets none of the 3 rows"):
+        split_rows(3, {"a": 0.5, "b": 0.25, "c": 0.25}, "b")
+    with pytest.raises(ValueError, match="split 'b' has the fraction 0"):
+        split_rows(3, {"a": 1, "b": 0}, "b")
+    with pytest.raises(ValueError, match="must sum to 1, got 1.2"):
+        split_rows(10, {"a": 0.8, "b": 0.4}, "a")
