@@ -193,6 +193,11 @@ class WebHandler(BaseHTTPRequestHandler):
             web.log.append((self.command, name))
             faults = web.faults.get(name, [])
             kind, number = faults.pop(0) if faults else ("", 0.0)
+        if web.together is not None:
+            try:
+                web.together.wait(20)
+            except threading.BrokenBarrierError:
+                kind, number = "status", 418
         if kind == "slow":
             time.sleep(number)
         data = web.files.get(name)
@@ -254,6 +259,7 @@ class Web:
         files: What there is, by name.
         faults: What goes wrong with the next answers for a name: (kind, number) each.
         headers: What all answers have besides.
+        together: So many requests must wait at once before they are answered.
         log: (method, name) of every request.
     """
 
@@ -261,6 +267,7 @@ class Web:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[tuple[str, float]]] = {}
         self.headers: dict[str, str] = {}
+        self.together: threading.Barrier | None = None
         self.log: list[tuple[str, str]] = []
         self.lock = threading.Lock()
         self.over = threading.Event()
