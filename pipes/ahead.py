@@ -48,7 +48,7 @@ class Ahead(Stored):
 
 
 @contextmanager
-def fetching(fields: Sequence[Ahead], at_once: int = FILES_AT_ONCE) -> Iterator[None]:
+def fetching(fields: Sequence[Ahead], at_once: int | None = None) -> Iterator[None]:
     """Have threads fetch fields, in their order, for as long as the block runs.
 
     The threads are daemons, and not waited for: where the block fails, a request under way may
@@ -64,7 +64,8 @@ def fetching(fields: Sequence[Ahead], at_once: int = FILES_AT_ONCE) -> Iterator[
                 return
             field.fetch()
 
-    for _ in range(min(at_once, len(fields))):
+    crew = FILES_AT_ONCE if at_once is None else at_once
+    for _ in range(min(crew, len(fields))):
         threading.Thread(target=run, daemon=True, name="penstock-files").start()
     try:
         yield

@@ -1,7 +1,10 @@
 """Single remote files, each fetched once into a cache that all processes of a machine share."""
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, TypeVar
 
@@ -18,15 +21,20 @@ from .urls import local_path
 
 T = TypeVar("T")
 
+_SEAL = struct.Struct("<II")
+"""What stands behind a file's bytes: their CRC-32, and their number."""
+
 
 @dataclass(frozen=True)
 class FileCache:
     """Keeps the files of URLs in ``<root>/files``, up to a bound.
 
     Whole or not at all: a file is fetched under a temporary name, checked against the size that the
-    server tells, and renamed. Of the processes and threads that want one at once, one fetches it.
-    The least recently used go first. A file is taken for never changing: what is there is not
-    asked for again. Holds nothing but its arguments: may be pickled and forked.
+    server tells, and renamed. A seal behind its bytes tells whether a loss of power has damaged it:
+    to wait until each small file is on the disk would take longer than to fetch it. Of the
+    processes and threads that want one at once, one fetches it. The least recently used go first. A
+    file is taken for never changing: what is there is not asked for again. Holds nothing but its
+    arguments: may be pickled and forked.
 
     Args:
         root: The cache's folder, see `cache_root`.
@@ -72,7 +80,11 @@ class FileCache:
                 continue  # another process has fetched it; it may be gone again
             with open(fd, "rb", buffering=0) as file:
                 os.utime(fd)  # the least recently used goes first
-                return file.readall()
+                found = _unsealed(file.readall())
+            if found is not None:
+                return found
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def fetch(self, url: str) -> None:
         """Have the cache hold a file; raises as `read`."""
@@ -88,9 +100,9 @@ class FileCache:
         def write(out: BinaryIO) -> None:
             nonlocal data
             data = get_file(self.remote, url)
-            FileRoom(self.folder, self.limit).write(out.fileno(), data, url)
+            FileRoom(self.folder, self.limit).write(out.fileno(), data + _seal(data), url)
 
-        make_once(path, write)
+        make_once(path, write, sync=False)
         return data
 
     def parallel(self, url: str) -> bool:
@@ -149,6 +161,16 @@ class RemoteFile(Stored):
             if self.where:
                 error.add_note(f"wanted by {self.where}")
             raise
+
+
+def _seal(data: bytes) -> bytes:
+    return _SEAL.pack(zlib.crc32(data), len(data) & 0xFFFFFFFF)
+
+
+def _unsealed(found: bytes) -> bytes | None:
+    """Return a file's bytes without their seal; None where it does not fit them."""
+    data = found[: -_SEAL.size]
+    return data if found[-_SEAL.size :] == _seal(data) else None
 
 
 def takes_options(manifest: str, url: str) -> bool:

@@ -12,6 +12,7 @@ def make_once(
     target: str,
     write: Callable[[BinaryIO], str | object],
     made: Callable[[], bool] | None = None,
+    sync: bool = True,
 ) -> None:
     """Have ``write`` make the file ``target``, unless another process does.
 
@@ -22,6 +23,8 @@ def make_once(
         target: The file; its unfinished form is ``target.part``.
         write: Writes it; where it returns a path, that is the file's name instead.
         made: Returns whether the file is there (default: whether ``target`` is).
+        sync: Whether it is on the disk before it gets its name. Otherwise it may be damaged after
+            a loss of power, and whoever reads it must find that out.
     """
     done = made or (lambda: os.path.exists(target))
     part = target + ".part"
@@ -38,7 +41,8 @@ def make_once(
                 out.truncate(0)
                 name = write(out)
                 out.flush()
-                os.fsync(out.fileno())
+                if sync:
+                    os.fsync(out.fileno())
                 os.replace(part, name if isinstance(name, str) else target)
             except BaseException:
                 os.unlink(part)

@@ -19,6 +19,9 @@ from penstock.pipes.remote import Remote
 from penstock.pipes.verify import fingerprints
 
 fork = multiprocessing.get_context("fork")
+SEAL = 8
+"""Bytes behind each file's own."""
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
@@ -42,7 +45,7 @@ def test_a_file_is_fetched_once(web, cache):
         assert RemoteFile(url, cache).read() == b"one"
         RemoteFile(url, cache).fetch()
     assert web.log == [("GET", "1.jpg")]
-    assert held(cache) == {os.path.basename(cache.path(url)): 3}
+    assert held(cache) == {os.path.basename(cache.path(url)): 3 + SEAL}
     assert FileCache(cache.root).has(url)
     assert not FileCache(cache.root).has(url + "0")
 
@@ -134,16 +137,46 @@ def test_a_process_killed_while_fetching_leaves_nothing_in_the_way(web, tmp_path
 
 def test_the_least_recently_read_go_first(web, tmp_path):
     cache = FileCache(str(tmp_path), 1000)
-    urls = [web.put(f"{i}.jpg", bytes([i]) * 200) for i in range(6)]
+    urls = [web.put(f"{i}.jpg", bytes([i]) * (200 - SEAL)) for i in range(6)]
     for i in (0, 1, 2, 3, 4, 0, 2):
         cache.read(urls[i])
         time.sleep(0.02)  # a file's time moves in steps of some milliseconds
     cache.read(urls[5])
     assert [cache.has(url) for url in urls] == [True, False, True, False, True, True]
-    assert cache.read(urls[1]) == bytes([1]) * 200  # fetched anew
+    assert cache.read(urls[1]) == bytes([1]) * (200 - SEAL)  # fetched anew
     assert sum(held(cache).values()) <= 1000
     with pytest.raises(CacheTooSmall, match=r"/big.jpg \(1,001 bytes\) .*at least 1,001"):
-        cache.read(web.put("big.jpg", bytes(1001)))
+        cache.read(web.put("big.jpg", bytes(1001 - SEAL)))
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "zeros", "one bit", "longer"])
+def test_a_file_that_a_loss_of_power_has_damaged_is_fetched_anew(web, cache, damage):
+    data = bytes(range(1, 256)) * 40
+    url = web.put("1.jpg", data)
+    cache.fetch(url)
+    path = cache.path(url)
+    with open(path, "rb") as file:
+        whole = file.read()
+    flipped = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
+    broken = {
+        "empty": b"",
+        "short": whole[:4096],
+        "zeros": bytes(len(whole)),
+        "one bit": flipped,
+        "longer": whole + b"x",
+    }
+    with open(path, "wb") as file:
+        file.write(broken[damage])
+    for _ in range(2):
+        assert cache.read(url) == data
+    assert web.gets("1.jpg") == 2
+
+
+def test_an_empty_file(web, cache):
+    url = web.put("1.jpg", b"")
+    for _ in range(2):
+        assert cache.read(url) == b""
+    assert web.gets("1.jpg") == 1
 
 
 def test_what_is_being_read_may_be_removed(web, cache, monkeypatch):

@@ -172,3 +172,10 @@ def test_other_filesystems(monkeypatch):
             get_file(Remote(), "memory://get-file/0.jpg")
     finally:
         fs.rm("/get-file", recursive=True)
+
+
+def test_all_http_servers_share_one_filesystem():
+    """Images may lie at very many, and each filesystem keeps connections and memory."""
+    one, other = (Remote().filesystem(f"http://{host}/0.jpg") for host in ("a.org", "b.org"))
+    assert one[0] is other[0]
+    assert (one[1], other[1]) == ("http://a.org/0.jpg", "http://b.org/0.jpg")
