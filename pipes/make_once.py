@@ -11,6 +11,7 @@ def make_once(
     target: str,
     write: Callable[[int], str | object],
     made: Callable[[], bool] | None = None,
+    sync: bool = True,
 ) -> None:
     """Have ``write`` make the file ``target``, unless another process does.
 
@@ -22,6 +23,8 @@ def make_once(
         write: Writes it, to an open file that is empty; where it returns a path, that is the file's
             name instead.
         made: Returns whether the file is there (default: whether ``target`` is).
+        sync: Whether it is on the disk before it gets its name. Otherwise it may be damaged after
+            a loss of power, and whoever reads it must find that out.
     """
     done = made or (lambda: os.path.exists(target))
     part = target + ".part"
@@ -40,7 +43,8 @@ def make_once(
             try:
                 os.ftruncate(out.fd, 0)
                 name = write(out.fd)
-                os.fsync(out.fd)
+                if sync:
+                    os.fsync(out.fd)
                 os.replace(part, name if isinstance(name, str) else target)
             except BaseException:
                 os.unlink(part)

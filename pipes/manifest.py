@@ -1,20 +1,24 @@
 """Samples of manifests and folders."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
+from .ahead import Ahead, fetching
+from .cache_room import parse_size
 from .errors import DataError
-from .file_cache import RemoteFile
+from .file_cache import FileCache, RemoteFile, takes_options
 from .image_size import image_size, read_image_size
 from .local_file import cache_root
 from .open_table import Opening
 from .order import Item, Lane, Order
 from .passes import PassOrder
 from .read import forget
+from .remote import Remote
 from .row_sizes import RowSizes
 from .sample import IMAGE_SIZE, KEY, URL, Extent, Sample, Stored
 from .sources import Source, SourcePipe
@@ -57,6 +61,10 @@ class ManifestReader(SourcePipe):
             sorted by path.
         cache: Folder of the cache, for what URLs name and for image sizes (default:
             ``$PENSTOCK_CACHE``, else ``~/.cache/penstock``).
+        cache_size: Most that the files of URLs may take in it: bytes, or such as ``"100GB"``; None:
+            no bound. The least recently used go first, and are fetched anew when they are needed.
+        storage_options: What fsspec's filesystem takes: keys, endpoints. Where the manifest lies at
+            a URL, they are for URLs of its protocol alone. Never in a checkpoint.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
@@ -79,6 +87,8 @@ class ManifestReader(SourcePipe):
         seed: int = 0,
         shuffle: bool = True,
         cache: str | None = None,
+        cache_size: str | int | None = "100GB",
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         several = caption is not None and not isinstance(caption, str)
         wanted = Wanted(image, tuple(caption) if several and caption is not None else caption)  # type: ignore[arg-type]
@@ -89,11 +99,12 @@ class ManifestReader(SourcePipe):
             quotes,
             split,
             cache,
+            Remote(None if storage_options is None else dict(storage_options)),
         )
         self.path = path
         self.seed = seed
         self.shuffle_shards = shuffle
-        self.cache = cache
+        self.files = FileCache(cache, parse_size(cache_size), opening.remote)
         self.table: Table = opening.open(path)
 
     def shard_count(self) -> int:
@@ -106,11 +117,13 @@ class ManifestReader(SourcePipe):
         source = self.open(True)
         for start in range(0, len(self.table), _BLOCK):
             rows = range(start, min(start + _BLOCK, len(self.table)))
+            if source.looks:
+                source.look(rows)
             sizes = [source.image_size(row, 0) for row in rows]
             yield np.array([s if isinstance(s, tuple) else (-1, -1) for s in sizes], np.int32)
 
     def open(self, image_sizes: bool) -> "ManifestSource":
-        return ManifestSource(self.table, self.cache, image_sizes)
+        return ManifestSource(self.table, self.files, image_sizes)
 
     def arguments(self) -> dict[str, Any]:
         # Where the manifest and the images lie is no difference.
@@ -127,11 +140,12 @@ class ManifestReader(SourcePipe):
 class ManifestSource(Source):
     """The rows of one process: each a shard of one sample."""
 
-    def __init__(self, table: Table, cache: str | None, image_sizes: bool) -> None:
+    def __init__(self, table: Table, files: FileCache, image_sizes: bool) -> None:
         self._table = table
-        self._cache = cache
-        self._image_sizes = image_sizes
-        path = os.path.join(cache_root(cache), "index", f"{_name(table)}.sizes")
+        self._files = files
+        self._plain = replace(files, remote=Remote())
+        self._image_sizes = self.looks = image_sizes
+        path = os.path.join(cache_root(files.root), "index", f"{_name(table)}.sizes")
         self._sizes = RowSizes(len(table), path) if image_sizes else None
 
     def size(self, shard: int) -> int:
@@ -165,6 +179,27 @@ class ManifestSource(Source):
                 self._measure(row, self._image(table, i, image))
         return self._sizes.get(shard)
 
+    def look(self, shards: Sequence[int]) -> None:
+        sizes = self._sizes
+        assert sizes is not None
+        far: dict[int, Ahead] = {}
+        unknown = 0
+        for row in map(int, shards):
+            table, i = self._table.of(row)
+            if sizes.get(row) is not None or sizes.recall(row, _version(table)) is not None:
+                continue
+            unknown += 1
+            image = self._image(table, i, table.row(i).get(table.map.image))
+            if isinstance(image, Stored) and image.far:
+                far[row] = Ahead(image)
+        self.looks = bool(far) or not unknown  # where all is near, to look ahead costs time
+        with fetching(list(far.values())):
+            for row, image in far.items():
+                try:
+                    self._measure(row, image)
+                except Exception:
+                    return  # it is raised when the row's turn comes
+
     def _measure(self, shard: int, image: Extent | Stored | bytes) -> tuple[int, int] | str | None:
         assert self._sizes is not None
         known = self._sizes.get(shard)
@@ -174,7 +209,7 @@ class ManifestSource(Source):
             stat = os.stat(image.path)
             version = stat.st_size, stat.st_mtime_ns
             return self._sizes.find(shard, version, lambda: read_image_size(image))
-        version = getattr(self._table.of(shard)[0], "version", (0, 0))
+        version = _version(self._table.of(shard)[0])
         data = image if isinstance(image, bytes) else None
         return self._sizes.find(
             shard,
@@ -193,7 +228,8 @@ class ManifestSource(Source):
         url = _join(table.base, value)
         path = local_path(url)
         if path is None:
-            return RemoteFile(url, self._cache)
+            files = self._files if takes_options(table.path, url) else self._plain
+            return RemoteFile(url, files, table.where(i))
         try:
             size = os.stat(path).st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -239,6 +275,12 @@ def _key(image: Any, i: int) -> str:
     if isinstance(image, dict):
         image = image.get("path")
     return image if isinstance(image, str) and image.strip() else f"{i:09d}"
+
+
+def _version(table: Table) -> tuple[int, int]:
+    """Return what tells the versions of images that are no files of their own, or lie at URLs."""
+    version: tuple[int, int] = getattr(table, "version", (0, 0))
+    return version
 
 
 def _join(base: str, path: str) -> str:

@@ -3,11 +3,10 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from fsspec.core import url_to_fs
-
-from .file_cache import RemoteFile
+from .manifest_file import manifest_file
+from .remote import Remote
 from .table import JoinedTable, Table, Wanted
 from .table_folder import FolderTable
 from .table_text import Format, TextTable
@@ -37,6 +36,7 @@ class Opening:
         quotes: Whether quotation marks in a CSV or TSV file quote.
         split: Which part of a Hugging Face data set of several.
         cache: Folder of the cache.
+        remote: How a manifest at a URL is reached.
     """
 
     wanted: Wanted
@@ -45,6 +45,7 @@ class Opening:
     quotes: bool = True
     split: str | None = None
     cache: str | None = None
+    remote: Remote = field(default_factory=Remote)
 
     def open(self, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Table:
         """Return the manifest at ``path``, or all of several as one.
@@ -79,10 +80,7 @@ class Opening:
                 "ShardLister(…).read_tar()"
             )
         if path is None:
-            fs, inside = url_to_fs(url)
-            if not fs.exists(inside):
-                raise FileNotFoundError(f"no such manifest: {url}")
-            path, shown = RemoteFile(url, self.cache, str(fs.ukey(inside))).local(), url
+            path, shown = manifest_file(url, self.remote, self.cache), url
         base = self.image_dir or base
         if ending in TEXTS:
             return TextTable(

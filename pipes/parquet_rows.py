@@ -157,8 +157,8 @@ class ParquetRows:
         folder = os.path.join(cache_root(store.root), "rows")
         target = os.path.join(folder, f"{hash_name(place)}.{ending}")
 
-        def made(out: BinaryIO) -> None:
-            with _held(self, store) as path:
+        def made(fd: int) -> None:
+            with _held(self, store) as path, open(fd, "wb", closefd=False) as out:
                 found = _reading(self.url, lambda: pyarrow.parquet.ParquetFile(path))
                 batches = found.iter_batches(_ROWS, columns=list(columns), use_threads=False)
                 _reading(self.url, lambda: write(batches, out))

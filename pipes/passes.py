@@ -11,6 +11,9 @@ from .sources import SourcePipe
 _ORDER = hash_text("shards.order")
 _RESAMPLE = hash_text("shards.resample")
 
+LOOK = 64
+"""Shards that a source may look at together: of a manifest, as many rows."""
+
 
 class PassOrder(Order[Item]):
     """One lane's walk over a source: pass after pass, shard after shard.
@@ -51,7 +54,7 @@ class PassOrder(Order[Item]):
 
     def _load_pass(self, number: int) -> None:
         """Draw the order of pass ``number`` and find this lane's part of it."""
-        self._pass = number
+        self._pass, self._looked = number, 0
         if self.pipe.resample:
             return
         self._order, self._starts, self._begin, self._end = self._part(number)
@@ -119,6 +122,8 @@ class PassOrder(Order[Item]):
                 self._index = first
             if self.source.holds and first < self._stop:
                 self._hold()
+            if self.source.looks and not self.pipe.resample:
+                self._look()
             if self._print is not None:
                 self._check()
             if self._stop == 0:
@@ -130,6 +135,12 @@ class PassOrder(Order[Item]):
             raise StopIteration
         self._load_pass(self._pass + 1)
         self._place, self._index, self._stop = 0, -1, -1
+
+    def _look(self) -> None:
+        """Have the source look at this segment's shard and the next ones, unless it has."""
+        if self._place >= self._looked:
+            self._looked = self._place + LOOK
+            self.source.look(self._order[self._place : self._looked].tolist())
 
     def _hold(self) -> None:
         """Keep the file of the segment that is entered, and have the next one fetched ahead."""
@@ -185,6 +196,7 @@ class PassOrder(Order[Item]):
     def load(self, state: State) -> None:
         number, place, index, self._print = state
         self._place, self._index, self._stop = place, index, -1
+        self._looked = 0
         if number != self._pass:
             self._load_pass(number)
 

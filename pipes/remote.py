@@ -196,7 +196,9 @@ class Remote:
         made for threads is this thread's own.
         """
         place = url.partition("://")
-        base = (place[0], place[2].partition("/")[0], repr(self.options))
+        # One for all http servers: images at URLs may lie at a hundred thousand of them.
+        host = "" if place[0] in ("http", "https") else place[2].partition("/")[0]
+        base = (place[0], host, repr(self.options))
         with _LOCKS[0]:  # one that loses a race would leave its connections open
             for key in (base, (*base, threading.get_ident())):
                 if key in _FILESYSTEMS:

@@ -35,6 +35,9 @@ _PASSING_TYPES = {
     "urllib3.HTTPError",
 }
 
+# Among aiohttp's ClientErrors and http.client's HTTPExceptions, and yet no fault that passes.
+_FINAL_TYPES = {"aiohttp.InvalidURL", "http.InvalidURL"}
+
 # What s3fs makes of S3's SlowDown and InternalError, and the system's own.
 _PASSING_ERRNO = {
     getattr(errno, name)
@@ -83,6 +86,8 @@ def is_transient(error: BaseException) -> bool:
         return status >= 500 or status in _PASSING_STATUS
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return False
+    if _names(error) & _FINAL_TYPES:
         return False
     return any(map(_passes, causes))
 

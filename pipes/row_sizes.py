@@ -48,6 +48,14 @@ class RowSizes:
             return entry >> (_SIDE + _MARK), entry >> _MARK & _MOST_SIDE
         return self._errors.get(row)
 
+    def recall(self, row: int, version: tuple[int, int]) -> tuple[int, int] | None:
+        """Return (height, width) as another process has left it, or None where none has."""
+        kept = self._read(row)
+        if not kept or kept & ((1 << _MARK) - 1) != _mark(version):
+            return None
+        self._known[row] = kept
+        return kept >> (_SIDE + _MARK), kept >> _MARK & _MOST_SIDE
+
     def find(
         self, row: int, version: tuple[int, int], measure: Callable[[], tuple[int, int]]
     ) -> tuple[int, int] | str:
@@ -58,18 +66,15 @@ class RowSizes:
             version: Size and time of the file that the image is in.
             measure: Reads the image's header.
         """
-        mark = hash64(*version) >> (64 - _MARK)
-        kept = self._read(row)
-        if kept and kept & ((1 << _MARK) - 1) == mark:
-            self._known[row] = kept
-            return kept >> (_SIDE + _MARK), kept >> _MARK & _MOST_SIDE
+        if (kept := self.recall(row, version)) is not None:
+            return kept
         try:
             height, width = measure()
         except DataError as error:
             self._errors[row] = str(error)
             return str(error)
         if max(height, width) <= _MOST_SIDE:
-            self._known[row] = height << (_SIDE + _MARK) | width << _MARK | mark
+            self._known[row] = height << (_SIDE + _MARK) | width << _MARK | _mark(version)
             self._write(row)
         return height, width
 
@@ -86,3 +91,7 @@ class RowSizes:
             except OSError:  # the disk is full: the file is a convenience
                 os.close(self._fd)
                 self._fd = -1
+
+
+def _mark(version: tuple[int, int]) -> int:
+    return hash64(*version) >> (64 - _MARK)

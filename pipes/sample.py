@@ -62,6 +62,14 @@ class Stored(ABC):
 
     __slots__ = ()
 
+    @property
+    def far(self) -> bool:
+        """Whether `fetch` has something to do, which several threads can do at once."""
+        return False
+
+    def fetch(self) -> None:  # noqa: B027 (nothing to do, where `far` is False)
+        """Bring the bytes near, so that `read` does not wait; raises as `read`. In any thread."""
+
     @abstractmethod
     def read(self) -> bytes:
         """Return the bytes.

@@ -29,6 +29,12 @@ class Source(ABC):
         size: tuple[int, int] | str | None = self.sample(shard, index).get(IMAGE_SIZE)
         return size
 
+    looks = False
+    """Whether `look` helps."""
+
+    def look(self, shards: Sequence[int]) -> None:  # noqa: B027 (nothing to do, where not `looks`)
+        """Find the image sizes of shards that come soon, where several at once take less time."""
+
     @abstractmethod
     def name(self, shard: int, index: int) -> tuple[str, str]:
         """Return (url, key) of a sample."""

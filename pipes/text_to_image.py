@@ -1,7 +1,7 @@
 """A data set for text-to-image training, in one call."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ def text_to_image_dataset(
     shuffle: bool = True,
     keep_in_memory: int = KEEP_IN_MEMORY,
     cache: str | None = None,
+    cache_size: str | int | None = "100GB",
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Pipe:
     """Return the pipe of a manifest or folder of images and texts, up to batches for a model.
 
@@ -83,6 +85,8 @@ def text_to_image_dataset(
         keep_in_memory: Bytes of decoded images that each worker may keep, so that a few photographs
             are decoded once. Of more images than could fit none are kept.
         cache: Folder of the cache.
+        cache_size: Most that the files of URLs may take in it; see `ManifestReader`.
+        storage_options: What fsspec's filesystem takes; see `ManifestReader`.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
@@ -96,6 +100,8 @@ def text_to_image_dataset(
         seed=seed,
         shuffle=shuffle,
         cache=cache,
+        cache_size=cache_size,
+        storage_options=storage_options,
     )
     if size is None:
         pipe = reader.bucket_by_aspect_ratio(resolution, batch_size)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from .ahead import Samples, fetching
 from .collate import collate
 from .draws import Draws
 from .errors import DataError, name_sample
@@ -111,6 +112,9 @@ class Workshop:
         With ``on_error="skip"`` a bad sample's place is taken by a whole copy of the next good
         sample of the batch, with the random draws of the place; ``__filled__`` lists the places.
 
+        What lies at URLs is fetched for several samples at once, ahead of the one that is worked
+        on; it changes nothing else.
+
         Args:
             g: Number of the batch.
             batch: Its refs.
@@ -120,6 +124,17 @@ class Workshop:
         Raises:
             DataError: A sample is bad and ``on_error`` is ``"raise"``, or all are.
         """
+        made = Samples(batch.refs, resolve)
+        with fetching(made.far):
+            return self._run(g, batch, made.sample, name)
+
+    def _run(
+        self,
+        g: int,
+        batch: Batch,
+        resolve: Callable[[Ref], Sample],
+        name: Callable[[Ref], tuple[str, str]],
+    ) -> tuple[dict[str, Any], list[Skipped]]:
         slots = self._slots(batch)
         skipped: list[Skipped] = []
         bad: set[int] = set()

@@ -23,9 +23,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from ..pipes.errors import DataError
-from ..pipes.file_cache import RemoteFile
 from ..pipes.rank import place_of
-from ..pipes.sample import Sample
+from ..pipes.sample import Sample, Stored
 from ._cli import cli
 from .all_ranks import all_ranks
 from .pack_input import PackInput, open_input
@@ -153,9 +152,9 @@ def _read(
 def _fetch(sample: Sample) -> None:
     """Have the cache fetch what lies at URLs, several at a time."""
     for value in sample.values():
-        if isinstance(value, RemoteFile):
+        if isinstance(value, Stored) and value.far:
             with suppress(DataError):  # it comes again where the file is read
-                value.local()
+                value.fetch()
 
 
 def _members(cfg: Config, sample: Sample) -> Members | DataError:

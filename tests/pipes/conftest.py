@@ -1,4 +1,4 @@
-"""Fixtures: an S3 server on loopback, with faults that can be put between it and the client."""
+"""Fixtures: servers on loopback, of S3 and of plain http, with faults where a test wants them."""
 
 import http.client
 import itertools
@@ -179,4 +179,126 @@ def s3(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     proxy.over.set()
     proxy.shutdown()
     proxy.server_close()
+    thread.join()
+
+
+class WebHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "WebServer"
+
+    def do_GET(self) -> None:
+        web = self.server.web
+        name = self.path.partition("?")[0].strip("/")
+        with web.lock:
+            web.log.append((self.command, name))
+            faults = web.faults.get(name, [])
+            kind, number = faults.pop(0) if faults else ("", 0.0)
+        if web.together is not None:
+            try:
+                web.together.wait(20)
+            except threading.BrokenBarrierError:
+                kind, number = "status", 418
+        if kind == "slow":
+            time.sleep(number)
+        data = web.files.get(name)
+        if kind == "status" or data is None:
+            self.send_response(int(number) if kind else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.close_connection = bool(kind)
+        if kind in ("chunks", "endless"):
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(data)))
+        for header, value in web.headers.items():
+            self.send_header(header, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if kind == "endless":
+            while True:
+                self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+        if kind == "chunks":  # and never the last one
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            return
+        if kind == "trickle":
+            for i in range(len(data)):
+                self.wfile.write(data[i : i + 1])
+                if web.over.wait(number):
+                    return
+        self.wfile.write(data[: int(number)] if kind in ("truncate", "reset", "stall") else data)
+        if kind == "stall":
+            web.over.wait(60)
+        if kind == "reset":
+            self.wfile.flush()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class WebServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    web: "Web"
+
+    def handle_error(self, *_: object) -> None:
+        pass  # clients that hang up
+
+
+class Web:
+    """Files on an http server.
+
+    Attributes:
+        files: What there is, by name.
+        faults: What goes wrong with the next answers for a name: (kind, number) each.
+        headers: What all answers have besides.
+        together: So many requests must wait at once before they are answered.
+        log: (method, name) of every request.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.faults: dict[str, list[tuple[str, float]]] = {}
+        self.headers: dict[str, str] = {}
+        self.together: threading.Barrier | None = None
+        self.log: list[tuple[str, str]] = []
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+        self.server = WebServer(("127.0.0.1", 0), WebHandler)
+        self.server.web = self
+
+    def put(self, name: str, data: bytes) -> str:
+        self.files[name] = data
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/{name}"
+
+    def fail(self, name: str, times: int, kind: str, number: float = 0.0) -> None:
+        """Have the next answers for a name fail."""
+        self.faults[name] = [(kind, number)] * times
+
+    def gets(self, name: str) -> int:
+        """Return how often a file was asked for."""
+        return self.log.count(("GET", name))
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """An http server; requests that fail are made again at once."""
+    monkeypatch.setattr("penstock.pipes.retry.FIRST_WAIT", 0.001)
+    found = Web()
+    thread = threading.Thread(target=found.server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield found
+    found.over.set()
+    found.server.shutdown()
+    found.server.server_close()
     thread.join()
