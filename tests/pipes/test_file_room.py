@@ -35,7 +35,7 @@ def add(room, number, size, used=None):
     """Write a file, last used at a time."""
     path = path_of(room, number)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    make_once(path, lambda out: room.write(out.fileno(), bytes(size), f"file {number}"))
+    make_once(path, lambda fd: room.write(fd, bytes(size), f"file {number}"))
     if used is not None and os.path.exists(path):
         os.utime(path, (used, used))
 
@@ -147,8 +147,8 @@ def test_what_others_write_is_waited_for(room):
     files = room(100, patience=5.0)
     go = threading.Event()
 
-    def slowly(out):
-        files.write(out.fileno(), bytes(60), "file 0")
+    def slowly(fd):
+        files.write(fd, bytes(60), "file 0")
         go.set()
         time.sleep(0.3)
 
