@@ -3,6 +3,7 @@
 import fcntl
 import io
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -114,12 +115,12 @@ def samples_done(path: Path, version: Version) -> int:
 
 def _frames(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield (number, bytes) of all whole frames, in order."""
+    number, left = 0, file.seek(0, os.SEEK_END)
     file.seek(0)
-    number = 0
     while len(head := file.read(_HEAD.size)) == _HEAD.size:
         magic, size, checksum = _HEAD.unpack(head)
-        data = file.read(size) if magic == MAGIC else b""
-        if magic != MAGIC or len(data) < size or zlib.crc32(data) != checksum:
+        left -= _HEAD.size + size
+        if magic != MAGIC or left < 0 or zlib.crc32(data := file.read(size)) != checksum:
             return
         yield number, data
         number += 1
