@@ -223,7 +223,7 @@ def _embed(cfg: Config, jobs: Sequence[Job], embedder: Embedder, rank: int) -> W
     )
 
     def make(job: Job, keys: Sequence[str], rows: np.ndarray, part: Part) -> ShardRun:
-        bar.set_postfix_str(f"{jobs.index(job):,} of {len(jobs):,} shards")
+        bar.set_postfix_str(f"{jobs.index(job) + 1:,} of {len(jobs):,} shards")
         return ShardRun(
             job=job,
             keys=keys,

@@ -51,7 +51,7 @@ class Rows:
 def sort_rows(folder: Path, pair: Pair, keys: KeyFile, index_width: int) -> Rows:
     """Return the rows of a pair, sorted once by whichever process comes first.
 
-    What it holds in memory is 16 bytes for each row of the one file.
+    It holds some 60 bytes in memory for each row of the one file.
 
     Args:
         folder: Where they are kept.
