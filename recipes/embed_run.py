@@ -85,6 +85,11 @@ class ShardRun:
         """Take the next sample; those that were passed over before it could not be read."""
         while self.expected < sample:
             self._take(self.blank)
+        if self.expected > sample:
+            raise RuntimeError(
+                f"sample {sample} of {self.job.url} came behind {self.expected - 1}: the order is "
+                "broken, which is a defect of penstock; please report it"
+            )
         self._take(entry)
 
     def finish(self) -> Record:

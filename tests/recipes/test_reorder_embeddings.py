@@ -219,12 +219,13 @@ def test_keys_as_numbers_and_dictionaries(tmp_path):
     check(tmp_path / "out")
 
 
-def test_files_are_paired_by_number_not_by_order(tmp_path):
+@pytest.mark.parametrize("padded", ["metadata", "img_emb"])
+def test_files_are_paired_by_number_not_by_order(tmp_path, padded):
     pairs = [(f"00000{i:04d}", embedding(0, i)) for i in range(12)]
     source = write_files(tmp_path / "clip", [[p] for p in pairs[:11]] + [[], [pairs[11]]])
-    for path in (source / "metadata").iterdir():  # sorted as text, these come in another order
+    for path in (source / padded).iterdir():  # sorted as text, these come in another order
         number = int(path.stem.rpartition("_")[2])
-        path.rename(path.with_name(f"metadata_{number:04d}.parquet"))
+        path.rename(path.with_name(f"{padded}_{number:04d}{path.suffix}"))
     main(Config(url=str(source), out=tmp_path / "out", index_width=4))
     found = np.load(tmp_path / "out/img_emb/img_emb_00000.npy")
     np.testing.assert_array_equal(found, [row for _, row in pairs])
@@ -475,10 +476,14 @@ def test_rows_in_any_order_from_a_large_file(tmp_path, order, monkeypatch):
     monkeypatch.setattr(row_file, "NEAR", {True: 300, False: 300})
     monkeypatch.setattr(row_file, "AT_ONCE", 900)
     file = RowFile(str(tmp_path / "x_0.npy"), Remote())
+    sizes, read = [], file.bytes.read
+    monkeypatch.setattr(file.bytes, "read", lambda at, n: sizes.append(n) or read(at, n))
     numbers = np.random.default_rng(0).integers(0, 5000, 400)
     np.testing.assert_array_equal(file.take(numbers), array[numbers])
     assert len(file.take(np.empty(0, np.int64))) == 0
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in file.parts()]), array)
+    assert max(sizes) <= 900
+    assert len(sizes) < (400 + 5000 // 30) * (7 if order == "F" else 1)  # near ones come at once
 
 
 @pytest.mark.parametrize(
