@@ -1,0 +1,72 @@
+import pytest
+
+from penstock.pipes import DataError
+from penstock.recipes.embedding_rows import index_rows, numbered_shards, shard_digits
+
+
+@pytest.mark.parametrize(
+    ("url", "digits"),
+    [
+        ("data/00012.tar", "00012"),
+        ("s3://b2/laion-0007.tar.gz", "0007"),
+        ("http://h/3.tar?sign=99", "3"),
+        ("/a/part2-00012", "00012"),
+    ],
+)
+def test_the_digits_of_shards(url, digits):
+    assert shard_digits(url) == digits
+
+
+def test_shards_without_a_number_of_their_own():
+    with pytest.raises(ValueError, match=r"data/train\.tar has no number at the end of its name"):
+        shard_digits("data/train.tar")
+    assert numbered_shards(["b/001.tar", "a/0.tar"]) == {1: "b/001.tar", 0: "a/0.tar"}
+    with pytest.raises(ValueError, match=r"b/001\.tar and a/1\.tar are both shard 1"):
+        numbered_shards(["b/001.tar", "a/1.tar"])
+
+
+@pytest.mark.parametrize(
+    ("url", "keys", "width", "rows"),
+    [
+        ("00012.tar", ["000120034", "000120000"], None, [34, 0]),
+        ("00012.tar", ["a/b/000120034"], None, [34]),
+        ("1.tar", ["10", "11"], None, [0, 1]),
+        ("x-0003.tar", ["00030509"], None, [509]),
+        ("x-3.tar", ["00030509"], 4, [509]),
+        ("3.tar", ["cat0309", "dog07"], 2, [9, 7]),
+        ("3.tar", ["0509", "0001"], 4, [509, 1]),
+        ("3.tar", [], None, []),
+    ],
+)
+def test_the_rows_of_keys(url, keys, width, rows):
+    assert index_rows(url, keys, width).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("url", "keys", "width", "words"),
+    [
+        (
+            "00012.tar",
+            ["cat"],
+            None,
+            "key 'cat' of 00012.tar does not name a row: expected '00012'",
+        ),
+        ("00012.tar", ["000130034"], None, "key '000130034'"),
+        ("00012.tar", ["00012"], None, "key '00012'"),
+        ("1.tar", ["10", "100"], None, "key '100'"),
+        ("00012.tar", ["00012\u0663"], None, "and then 1 digits"),
+        ("2.tar", ["000010034"], 4, "expected 4 digits at its end, and none before"),
+        ("2.tar", ["34"], 4, "key '34'"),
+        ("2.tar", ["2123456789"], 9, "below 10,000,000"),
+        (
+            "2.tar",
+            ["a21", "b21"],
+            1,
+            "'a21' and 'b21' of 2.tar have the same index 1 in their last 1",
+        ),
+    ],
+)
+def test_keys_without_a_row_are_refused(url, keys, width, words):
+    with pytest.raises(DataError) as error:
+        index_rows(url, keys, width)
+    assert words in str(error.value)
