@@ -7,9 +7,12 @@ from .buckets import Buckets
 from .caption import CaptionAffixer, CaptionDropper, CaptionShuffler
 from .decode import Decoder
 from .draws import Draws
+from .embeddings import EmbeddingJoiner
 from .errors import DataError
 from .fields import Renamer, Selector
 from .filter import CaptionFilter, Filter, SizeFilter
+from .image_embedding import ImageEmbeddingDataset, create_image_embedding_dataloader
+from .join import KeyJoiner
 from .lanes import Lanes
 from .load import FieldLoader
 from .loader import ElasticDataLoader
@@ -38,9 +41,12 @@ __all__ = [
     "Decoder",
     "Draws",
     "ElasticDataLoader",
+    "EmbeddingJoiner",
     "Extent",
     "FieldLoader",
     "Filter",
+    "ImageEmbeddingDataset",
+    "KeyJoiner",
     "Lanes",
     "ManifestReader",
     "Mapper",
@@ -56,6 +62,7 @@ __all__ = [
     "TarReader",
     "Transformer",
     "bucket_report",
+    "create_image_embedding_dataloader",
     "merge_states",
     "text_to_image_dataset",
     "verify_resume",

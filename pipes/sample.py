@@ -72,5 +72,15 @@ class Stored(ABC):
         """
 
 
+class Typed(Stored):
+    """A `Stored` field that knows its value: decoding asks it, whatever the field's name is."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def value(self) -> Any:
+        """Return what decoding makes of the field; raises as `read`."""
+
+
 UNLOADED = (Extent, Stored, bytes)
 """Types of the fields that the work half decodes; values of other types are what they are."""
