@@ -198,7 +198,7 @@ def test_extra_keys_follow_and_texts_embeddings_make_a_dict(data, tmp_path):
 # The defects of the original (v1.15.6), each by its number there.
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     workers=st.integers(1, 5),
@@ -228,16 +228,17 @@ def test_1_and_5_any_number_of_workers_gives_each_sample_once(workers, data):
         assert sorted(seen(loader)) == everything(data)
     dataset = ImageEmbeddingDataset(str(data.tars), str(data.rows))
     loaded = DataLoader(dataset, batch_size=4, num_workers=workers)
-    orders = [seen(loaded) for _ in range(6)]
-    assert [sorted(order) for order in orders] == [everything(data)] * 6
+    torch.manual_seed(3)  # of the loader's base seeds
+    orders = [seen(loaded) for _ in range(2)]
+    assert [sorted(order) for order in orders] == [everything(data)] * 2
     assert len(set(map(tuple, orders))) > 1  # another order in each epoch
 
 
-@settings(max_examples=30, deadline=None)
-@given(window=st.integers(2, 60), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+@given(window=st.integers(2, 30), seed=st.integers(0, 99))
 def test_2_shuffle_num_is_the_window(window, seed, embed, tmp_path_factory):
     """There, it did nothing."""
-    data = embed(tmp_path_factory.mktemp("data"), {0: list(range(60))})
+    data = embed(tmp_path_factory.mktemp("data"), {0: list(range(30))})
     fill(data, 2)
     how = {"embeddings_url": str(data.rows), "shuffle_shards": False, "seed": seed}
     found = seen(create(data, shuffle_num=window, **how))
@@ -252,7 +253,7 @@ def warn_and_continue(exn):
     return True
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     shard=st.sampled_from(sorted(INDICES)),
     fault=st.sampled_from(["gone", "garbage", "cut", "short", "zero"]),
