@@ -8,9 +8,12 @@ from .caption import CaptionAffixer, CaptionDropper, CaptionShuffler
 from .decode import Decoder
 from .draws import Draws
 from .embedding_reader import EmbeddingReader
+from .embeddings import EmbeddingJoiner
 from .errors import DataError
 from .fields import Renamer, Selector
 from .filter import CaptionFilter, Filter, SizeFilter
+from .image_embedding import ImageEmbeddingDataset, create_image_embedding_dataloader
+from .join import KeyJoiner
 from .lanes import Lanes
 from .load import FieldLoader
 from .loader import ElasticDataLoader
@@ -41,10 +44,13 @@ __all__ = [
     "Decoder",
     "Draws",
     "ElasticDataLoader",
+    "EmbeddingJoiner",
     "EmbeddingReader",
     "Extent",
     "FieldLoader",
     "Filter",
+    "ImageEmbeddingDataset",
+    "KeyJoiner",
     "Lanes",
     "ManifestReader",
     "Mapper",
@@ -61,6 +67,7 @@ __all__ = [
     "TarReader",
     "Transformer",
     "bucket_report",
+    "create_image_embedding_dataloader",
     "get_reader",
     "make_splits",
     "merge_states",

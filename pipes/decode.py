@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .captions import check_pick
-from .decode_fields import CaptionField, decode_field
+from .decode_fields import ARRAYS, CaptionField, decode_field, kind
 from .decode_image import DecodePolicy, decode, probe
 from .decode_pixels import DecodedImages
 from .draws import Draws
@@ -16,7 +16,7 @@ from .errors import DataError
 from .geometry import Crop, cover_crop, crop_top_left, resized_crop
 from .pipe import Pipe
 from .read import read_value
-from .sample import UNLOADED, Extent, Sample, Stored
+from .sample import UNLOADED, Extent, Sample, Stored, Typed
 from .shard_index import image_field
 from .work import Decoding, Slot
 
@@ -124,6 +124,16 @@ class Decoder(Decoding):
             raise ValueError("decode(size=…) stands behind a bucketer, which gives sizes itself")
         if not bucketed and self.fixed is None and self.crop != "center":
             raise ValueError(f"decode(crop={self.crop!r}) needs size=…, or a bucketer before it")
+
+    def begin(self, sample: Sample) -> Sample:
+        small = {
+            name: decode_field(name, value)
+            for name, value in sample.items()
+            if isinstance(value, UNLOADED)
+            and name != self.image
+            and (isinstance(value, Typed) or kind(name) in ARRAYS)
+        }
+        return {**sample, **small} if small else sample
 
     def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
         fields = [name for name, value in sample.items() if isinstance(value, UNLOADED)]

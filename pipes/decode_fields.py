@@ -14,39 +14,53 @@ from .errors import DataError, MissingData
 from .read import read_field
 from .sample import UNLOADED, Extent, Sample, Stored, Typed
 
+ARRAYS = ("npy", "img_emb", "text_emb")
+"""Extensions of fields that hold the bytes of an ``.npy`` file."""
+
+PICKLES = ("pt", "pth")
+"""Extensions of what torch.save writes."""
+
+NO_PICKLE = (
+    "is what torch.save writes, a pickle: loading one runs whatever code stands in it, so it is "
+    "never decoded; write the array with numpy.save as .npy, or .select() the other fields"
+)
+
 
 def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
     """Return a field's value, decoded by its extension.
 
-    ``json`` gives what it holds, ``npy`` an array, ``cls`` and ``index`` an int, ``txt`` and
-    ``text`` a str, anything else bytes. A `Typed` field gives its own value. Nothing is ever
-    unpickled.
+    ``json`` gives what it holds, ``npy``, ``img_emb`` and ``text_emb`` an array, ``cls`` and
+    ``index`` an int, ``txt`` and ``text`` a str, anything else bytes. A `Typed` field gives its own
+    value. Nothing is ever unpickled.
 
     Raises:
-        DataError: The bytes are not what the extension says.
+        DataError: The bytes are not what the extension says, or are a pickle of torch's.
     """
     if isinstance(value, Typed):
         try:
             return value.value()
         except DataError as error:
             raise type(error)(f"field {name!r}: {error}") from error
+    ending = kind(name)
+    if ending in PICKLES:
+        raise DataError(f"field {name!r} {NO_PICKLE}")
     data = read_field(name, value)
-    kind = _kind(name)
     try:
-        if kind in ("txt", "text", "caption"):
+        if ending in ("txt", "text", "caption"):
             return decode_text(data)
-        if kind == "json":
+        if ending == "json":
             return json.loads(decode_text(data))
-        if kind in ("cls", "index"):
+        if ending in ("cls", "index"):
             return int(data)
-        if kind == "npy":
+        if ending in ARRAYS:
             return _array(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"field {name!r} is no {kind}: {error}") from error
+        raise DataError(f"field {name!r} is no {ending}: {error}") from error
     return data
 
 
-def _kind(name: str) -> str:
+def kind(name: str) -> str:
+    """Return the extension by which a field is decoded: the last dotted part of its name."""
     return name.rpartition(".")[2].lower()
 
 
@@ -130,7 +144,7 @@ def find_field(name: str, sample: Sample) -> tuple[str | None, str | None]:
 def _caption_value(field: str, value: Any, inner: str | None) -> Any:
     """Return what `choose_caption` takes: an object where ``inner`` names a field in it."""
     if isinstance(value, UNLOADED):
-        parsed = inner is None and _kind(field) == "json"
+        parsed = inner is None and kind(field) == "json"
         value = decode_field(field, value) if parsed else read_field(field, value)
     if inner is not None:
         return parse_json(value)

@@ -1,6 +1,7 @@
 """Choose and rename fields."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from .errors import DataError, name_sample
 from .order import Item, Lane, Order, Through
@@ -8,10 +9,17 @@ from .pipe import Pipe
 from .sample import KEY, URL, Ref, Sample
 
 
+class Applying(Protocol):
+    """A pipe that is a pure function of the fields of each sample."""
+
+    def apply(self, sample: Sample) -> Sample:
+        """Return the sample with other fields; raises `DataError` where it cannot."""
+
+
 class FieldOrder(Through):
     """Applies a pure function of the fields to each sample, in `next` and in `resolve` alike."""
 
-    def __init__(self, source: Order[Item], lane: Lane, pipe: "Selector | Renamer") -> None:
+    def __init__(self, source: Order[Item], lane: Lane, pipe: Applying) -> None:
         super().__init__(source, lane)
         self.apply = pipe.apply
 
@@ -53,7 +61,7 @@ class Selector(Pipe):
         """Return the sample with the chosen fields."""
         chosen = {k: v for k, v in sample.items() if k.startswith("__")}
         for name in self.fields:
-            chosen[name] = _field(sample, name)
+            chosen[name] = field_of(sample, name)
         return chosen
 
     def _order(self, lane: Lane) -> Order[Item]:
@@ -79,14 +87,15 @@ class Renamer(Pipe):
         old = set(self.new_to_old.values())
         renamed = {k: v for k, v in sample.items() if k not in old}
         for new, name in self.new_to_old.items():
-            renamed[new] = _field(sample, name)
+            renamed[new] = field_of(sample, name)
         return renamed
 
     def _order(self, lane: Lane) -> Order[Item]:
         return FieldOrder(self.source._order(lane), lane, self)
 
 
-def _field(sample: Sample, name: str) -> object:
+def field_of(sample: Sample, name: str) -> object:
+    """Return a field of a sample; a `DataError` where it has none of that name."""
     try:
         return sample[name]
     except KeyError:

@@ -29,13 +29,9 @@ class FilterOrder(Through):
     def next(self) -> Item:
         first_lap = turned_down = 0
         while True:
-            item = self.source.next()
-            try:
-                sample = self.sample(item)
-                if self.predicate(sample):
-                    return Item(item.ref, sample)
-            except DataError as error:
-                self.fail(item.ref, error)
+            passed = self.passed(self.source.next())
+            if passed is not None:
+                return passed
             if not turned_down:
                 first_lap = self.source.laps
             turned_down += 1
@@ -44,6 +40,16 @@ class FilterOrder(Through):
                     f"{self.words} let no sample through in {self.source.laps - first_lap} passes "
                     f"of lane {self.lane.number}: loosen it, or look at what it is given"
                 )
+
+    def passed(self, item: Item) -> Item | None:
+        """Return the item with its sample, or None where it is turned down."""
+        try:
+            sample = self.sample(item)
+            if self.predicate(sample):
+                return Item(item.ref, sample)
+        except DataError as error:
+            self.fail(item.ref, error)
+        return None
 
 
 class Filter(Pipe):
@@ -54,6 +60,8 @@ class Filter(Pipe):
         predicate: A pure function of the sample. Fields are extents: ``sample["txt"].read()``.
             It may raise `DataError`, which ``on_error="skip"`` passes over.
     """
+
+    filters = True
 
     def __init__(self, source: Pipe, predicate: Callable[[Sample], bool]) -> None:
         if not callable(predicate):
@@ -79,6 +87,8 @@ class SizeFilter(Pipe):
         max_pixels: Largest area.
         max_ratio: Largest ratio of the longer side to the shorter.
     """
+
+    filters = True
 
     def __init__(
         self,
@@ -132,6 +142,8 @@ class CaptionFilter(Pipe):
             ``caption``, ``txt``, ``text`` that a sample has). A sample without it is left out where
             ``min_length`` is above 0. Of several captions the longest counts.
     """
+
+    filters = True
 
     def __init__(
         self,

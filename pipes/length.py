@@ -4,7 +4,6 @@ import numpy as np
 
 from .batch import Batcher
 from .bucket import AspectRatioBucketer
-from .filter import CaptionFilter, Filter, SizeFilter
 from .graph import Graph
 from .lanes import Lanes
 from .mix import Mixer
@@ -22,7 +21,7 @@ def epoch_length(graph: Graph) -> tuple[int | None, str]:
     for step in graph.steps:
         if isinstance(step, Mixer):
             return None, f"the sources of a mix have passes of their own{_HINT}"
-        if isinstance(step, Filter | SizeFilter | CaptionFilter):
+        if step.filters:
             return None, f"{type(step).__name__} lets an unknown number of samples through{_HINT}"
     source, counts = graph.sources[0], graph.sample_counts()
     if counts is None:
@@ -82,7 +81,7 @@ def pass_length(graph: Graph, rank: int, world_size: int) -> int:
         TypeError: It is not known; the message says why, and what to pass.
     """
     batcher = _batcher(graph)
-    uneven = [s for s in graph.steps if isinstance(s, Mixer | Filter | SizeFilter | CaptionFilter)]
+    uneven = [s for s in graph.steps if isinstance(s, Mixer) or s.filters]
     if uneven or isinstance(batcher, AspectRatioBucketer) or graph.sources[0].splits_samples():
         raise TypeError(f"how many short batches a single pass ends with is not known{_HINT}")
     counts = graph.sample_counts()

@@ -24,6 +24,8 @@ class Node(IterDataPipe[Any]):
     half: Literal["order", "work"] = "order"
     needs_image_size = False
     makes_batches = False
+    filters = False
+    """Whether an unknown number of samples is turned down."""
     # torch's hooks look for this on every item, and it is 5 times slower to miss it.
     _is_child_datapipe = False
 

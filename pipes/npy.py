@@ -216,7 +216,10 @@ def parse_npy(head: bytes, size: int, name: str) -> NpyRows:
         # At a damaged header numpy raises nearly anything: TokenError, SyntaxError, TypeError, ...
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{name} is no .npy file that can be read: {cause}") from error
-    if dtype.kind not in "biufc" or dtype.hasobject:
+    if dtype.hasobject:
+        raise DataError(f"{name} holds Python objects, which would have to be unpickled: refused")
+    # numpy gives other packages' bfloat16 the type V2.
+    if dtype.kind not in "biufc" and (dtype.kind != "V" or dtype.itemsize != 2 or dtype.names):
         raise DataError(
             f"{name} holds values of type {dtype}; expected numbers, saved by numpy.save from an "
             "array of a plain type such as float16 or float32"
@@ -243,10 +246,10 @@ def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     version = npy_format.read_magic(file)
     if version == (1, 0):
         parsed = npy_format.read_array_header_1_0(file)
-    elif version == (2, 0):
+    elif version in ((2, 0), (3, 0)):  # 3.0 has names of fields in UTF-8: numbers have no fields
         parsed = npy_format.read_array_header_2_0(file)
-    else:  # 3.0 is 2.0 with names of fields in UTF-8: there are no fields in numbers
-        raise ValueError(f"its format is version {version[0]}.{version[1]}; expected 1.0 or 2.0")
+    else:
+        raise ValueError(f"its format is version {version[0]}.{version[1]}; expected 1.0 to 3.0")
     return *parsed, file.tell()
 
 

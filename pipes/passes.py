@@ -120,7 +120,7 @@ class PassOrder(Order[Item]):
             self._epoch, self._shard, first, self._stop = segment
             if self._index < 0:
                 self._index = first
-            if self.source.holds and first < self._stop:
+            if self.lane.sources.holds and first < self._stop:
                 self._hold()
             if self.source.looks and not self.pipe.resample:
                 self._look()
@@ -145,14 +145,15 @@ class PassOrder(Order[Item]):
     def _hold(self) -> None:
         """Keep the file of the segment that is entered, and have the next one fetched ahead."""
         before, self._held = self._held, None
+        sources, number = self.lane.sources, self.first_shard
         if before != self._shard:
-            self.source.hold(self._shard)
+            sources.hold(self._shard + number)
             if before is not None:
-                self.source.release(before)
+                sources.release(before + number)
         self._held = self._shard
         coming = self._coming()
         if coming is not None and coming != self._shard:
-            self.source.ahead(coming)
+            sources.ahead(coming + number)
 
     def _coming(self) -> int | None:
         """Return the shard of this lane's next segment, or None where there is none."""

@@ -1,7 +1,7 @@
 """Pipes chain by methods."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from .node import Node
@@ -36,15 +36,7 @@ class Pipe(Node):
         max_pixels: int | None = None,
         max_ratio: float | None = None,
     ) -> "Pipe":
-        """Keep the samples whose image has the right size, read from its header.
-
-        Args:
-            min_side: Least shorter side, pixels.
-            max_side: Largest longer side, pixels.
-            min_pixels: Least area.
-            max_pixels: Largest area.
-            max_ratio: Largest ratio of the longer side to the shorter.
-        """
+        """Keep the samples whose image has the right size in pixels; see `SizeFilter`."""
         from .filter import SizeFilter
 
         return SizeFilter(
@@ -75,6 +67,56 @@ class Pipe(Node):
         from .fields import Renamer
 
         return Renamer(self, new_to_old)
+
+    def join_embeddings(
+        self,
+        url: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        *,
+        field: str = "image_embedding",
+        member: str | None = None,
+        index_width: int | None = None,
+        shard_width: int | None = None,
+        dtype: Any = None,
+        stored: Literal["bfloat16"] | None = None,
+        dim: int | None = None,
+        normalize: bool = False,
+        on_missing: Literal["raise", "skip"] = "raise",
+        storage_options: dict[str, Any] | None = None,
+    ) -> "Pipe":
+        """Join each sample with its row of the ``.npy`` file beside its tar, as ``field``.
+
+        Without ``url``: with the array that it has in the tar. See `EmbeddingJoiner`.
+        """
+        from .embeddings import EmbeddingJoiner
+
+        return EmbeddingJoiner(
+            self,
+            url,
+            field=field,
+            member=member,
+            index_width=index_width,
+            shard_width=shard_width,
+            dtype=dtype,
+            stored=stored,
+            dim=dim,
+            normalize=normalize,
+            on_missing=on_missing,
+            storage_options=storage_options,
+        )
+
+    def join(
+        self,
+        other: "Pipe",
+        on: str = "__key__",
+        *,
+        rename: Mapping[str, str] | None = None,
+        prefix: str = "",
+        on_missing: Literal["raise", "skip"] = "raise",
+    ) -> "Pipe":
+        """Join each sample with the one of other shards that has its key; see `KeyJoiner`."""
+        from .join import KeyJoiner
+
+        return KeyJoiner(self, other, on, rename=rename, prefix=prefix, on_missing=on_missing)
 
     def shuffle(self, buffer_size: int) -> "Pipe":  # type: ignore[override]
         """Shuffle in a window of ``buffer_size`` samples, which holds refs and no data."""

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from .companion import Companion
 from .pipe import Pipe
 from .sample import IMAGE_SIZE, REF, Ref, Sample
 
@@ -38,6 +39,23 @@ class Source(ABC):
     @abstractmethod
     def name(self, shard: int, index: int) -> tuple[str, str]:
         """Return (url, key) of a sample."""
+
+    def keys(self, shard: int) -> list[str]:
+        """Return the keys of a shard's samples, in their order."""
+        return [self.name(shard, i)[1] for i in range(self.size(shard))]
+
+    def find(self, shard: int, key: str, near: int = 0) -> int | None:
+        """Return the number of the sample of a shard that has this key, or None.
+
+        Args:
+            shard: The shard.
+            key: The key.
+            near: A number that it may well have: it is looked at first.
+
+        Raises:
+            DataError: Two samples of the shard have one key.
+        """
+        raise TypeError(f"{type(self).__name__} has no samples that could be found by their keys")
 
     @abstractmethod
     def url(self, shard: int) -> str:
@@ -116,14 +134,36 @@ class Sources:
         self._first = [0]
         for pipe in pipes[:-1]:
             self._first.append(self._first[-1] + pipe.shard_count())
+        self._companions: dict[Pipe, Companion] = {}
+        # Those that hold files, by the number of the source whose shards they lie beside.
+        self._beside: list[list[Companion]] = [[] for _ in pipes]
 
     def of(self, pipe: SourcePipe) -> tuple[Source, int]:
         """Return a pipe's open source and the number of its first shard."""
         i = next(i for i, p in enumerate(self.pipes) if p is pipe)
         return self._open[i], self._first[i]
 
+    def companion(self, joiner: Pipe, opened: Callable[[], Companion]) -> Companion:
+        """Return what a joiner has open in this process; it is opened once.
+
+        A joiner asks before it makes its source's order, so that what walks behind it knows that
+        shards are to be held.
+        """
+        found = self._companions.get(joiner)
+        if found is None:
+            found = self._companions[joiner] = opened()
+            if found.holds:
+                behind = source_pipes(joiner)
+                for pipe, beside in zip(self.pipes, self._beside, strict=True):
+                    if any(pipe is root for root in behind):
+                        beside.append(found)
+        return found
+
+    def _number(self, shard: int) -> int:
+        return bisect_right(self._first, shard) - 1 if len(self._first) > 1 else 0
+
     def _at(self, shard: int) -> tuple[Source, int]:
-        i = bisect_right(self._first, shard) - 1 if len(self._first) > 1 else 0
+        i = self._number(shard)
         return self._open[i], shard - self._first[i]
 
     def sample(self, ref: Ref) -> Sample:
@@ -148,20 +188,41 @@ class Sources:
         source, number = self._at(shard)
         return source.url(number)
 
+    def keys(self, shard: int) -> list[str]:
+        """Return the keys of a shard's samples, in their order."""
+        source, number = self._at(shard)
+        return source.keys(number)
+
+    def find(self, shard: int, key: str, near: int) -> int | None:
+        """Return the number of the sample of a shard that has this key, or None."""
+        source, number = self._at(shard)
+        return source.find(number, key, near)
+
     @property
     def holds(self) -> bool:
-        """Whether any source's shards must be kept while they are in use."""
-        return any(source.holds for source in self._open)
+        """Whether any shards, or what lies beside them, must be kept while they are in use."""
+        return any(source.holds for source in self._open) or any(self._beside)
 
     def hold(self, shard: int) -> None:
-        """Keep a shard's file at hand until as many calls of `release`."""
+        """Keep a shard's file, and what lies beside it, until as many calls of `release`."""
         source, number = self._at(shard)
         source.hold(number)
+        for beside in self._beside[self._number(shard)]:
+            beside.hold(source.url(number))
 
     def release(self, shard: int) -> None:
         """Undo one `hold`."""
         source, number = self._at(shard)
         source.release(number)
+        for beside in self._beside[self._number(shard)]:
+            beside.release(source.url(number))
+
+    def ahead(self, shard: int) -> None:
+        """Begin to get a shard's file and what lies beside it: it will be held soon."""
+        source, number = self._at(shard)
+        source.ahead(number)
+        for beside in self._beside[self._number(shard)]:
+            beside.ahead(source.url(number))
 
     def fingerprint(self, shard: int) -> int:
         """Return 64 bits that change when what a ref into this shard means changes."""

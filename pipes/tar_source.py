@@ -8,6 +8,7 @@ import numpy as np
 from .cached_shard import CachedShard
 from .errors import DataError
 from .index_store import IndexStore
+from .key_lookup import KeyLookup
 from .local_file import in_place
 from .read import forget, read_through
 from .read_ahead import ReadAhead
@@ -48,6 +49,7 @@ class TarSource(Source):
         self._sizes = sizes
         self._open: OrderedDict[int, tuple[str, ShardIndex]] = OrderedDict()
         self._prints: dict[int, int] = {}  # outlives an index: refs wait long in rare buckets
+        self._lookups: dict[int, KeyLookup] = {}  # of shards that are open
         self._held = 0
         self._files: dict[int, CachedShard | None] = {}
         self._bad: dict[int, str] = {}  # shards whose compressed data is damaged
@@ -103,7 +105,9 @@ class TarSource(Source):
         self._open[shard] = entry
         self._held += len(entry[1])
         while self._held > self.MOST_SAMPLES and len(self._open) > 1:
-            self._held -= len(self._open.popitem(last=False)[1][1])
+            oldest, (_, index) = self._open.popitem(last=False)
+            self._held -= len(index)
+            self._lookups.pop(oldest, None)
         return entry
 
     def _check_size(self, shard: int, size: int) -> None:
@@ -162,6 +166,16 @@ class TarSource(Source):
 
     def name(self, shard: int, index: int) -> tuple[str, str]:
         return self._urls[shard], self._shard(shard)[1].key(index)
+
+    def keys(self, shard: int) -> list[str]:
+        return self._shard(shard)[1].keys()
+
+    def find(self, shard: int, key: str, near: int = 0) -> int | None:
+        index = self._shard(shard)[1]
+        lookup = self._lookups.get(shard)
+        if lookup is None:
+            lookup = self._lookups[shard] = KeyLookup(index, self._urls[shard])
+        return lookup.find(key, near)
 
     def url(self, shard: int) -> str:
         return self._urls[shard]

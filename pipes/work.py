@@ -63,6 +63,14 @@ class WorkPipe(Pipe):
 class Decoding(WorkPipe):
     """A pipe that begins the work half: it turns extents into values."""
 
+    def begin(self, sample: Sample) -> Sample:
+        """Return the sample with those of its small fields loaded that need no draws.
+
+        It is called for all samples of a batch, one right after another, before `work` is for any:
+        between images, each time, this code would have left the processor's caches.
+        """
+        return sample
+
     def image_size(self) -> tuple[int, int] | None:
         """Return the (height, width) that all images get, or None."""
         return None
@@ -142,12 +150,17 @@ class Workshop:
         samples: list[Sample] = []
         filled: list[int] = []
         n = len(batch.refs)
+        begun = [self._begun(ref, resolve) for ref in batch.refs]
         for i in range(n):
             for j in chain(range(i, n), range(i)):
                 if j in bad:
                     continue
                 try:
-                    samples.append(self._sample(batch.refs[j], batch.refs[i], slots[i], resolve))
+                    # A copy is made from the beginning: it shares no tensor.
+                    sample = begun[i] if j == i else self._begun(batch.refs[j], resolve)
+                    if isinstance(sample, DataError):
+                        raise sample
+                    samples.append(self._sample(sample, batch.refs[j], batch.refs[i], slots[i]))
                 except DataError as error:
                     if self.on_error == "raise":
                         raise
@@ -183,10 +196,26 @@ class Workshop:
         storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
-    def _sample(self, ref: Ref, place: Ref, slot: Slot, resolve: Callable[[Ref], Sample]) -> Sample:
-        """Return sample ``ref`` with all work done, under the draws of ``place``."""
+    def _begun(self, ref: Ref, resolve: Callable[[Ref], Sample]) -> Sample | DataError:
+        """Return sample ``ref``, or what is wrong with it."""
+        try:
+            sample = resolve(ref)
+        except DataError as error:
+            return error
+        name = name_sample(sample[URL], sample[KEY])
+        try:
+            return self.decoding.begin(sample)
+        except DataError as error:
+            named = DataError(f"{name}: {error}")
+            named.__cause__ = error
+            return named
+        except Exception as error:
+            error.add_note(f"in {type(self.decoding).__name__}, on {name}")
+            raise
+
+    def _sample(self, sample: Sample, ref: Ref, place: Ref, slot: Slot) -> Sample:
+        """Return a sample, ``ref``, with all work done, under the draws of ``place``."""
         draws = Draws(self.seed, place)
-        sample = resolve(ref)
         url, key = sample[URL], sample[KEY]
         try:
             for pipe, nth in self.per_sample:

@@ -146,8 +146,9 @@ def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have ``write`` write a file, whole or not at all, whatever had its name."""
     made: list[bool] = []
 
-    def once(file: BinaryIO) -> None:
-        write(file)
+    def once(fd: int) -> None:
+        with open(fd, "wb", closefd=False) as file:
+            write(file)
         made.append(True)
 
     make_once(str(path), once, lambda: bool(made))

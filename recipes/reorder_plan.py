@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def sort_rows(folder: Path, pair: Pair, keys: KeyFile, index_width: int) -> Rows
     how = (VERSION, os.path.basename(pair.parquet), *keys.version, keys.column, index_width)
     stem = str(folder / f"rows_{pair.number:05d}_{hash_name(repr(how))[:16]}")
 
-    def write(out: BinaryIO) -> None:
+    def write(fd: int) -> None:
         numbers, shortest, longest = _read(keys)
         order = np.argsort(numbers, kind="stable")
         shards, index = np.divmod(numbers[order], 10**index_width)
@@ -73,12 +72,13 @@ def sort_rows(folder: Path, pair: Pair, keys: KeyFile, index_width: int) -> Rows
         found, starts = np.unique(shards, return_index=True)
         with replacing(stem + ".npy") as file:
             np.save(file, np.stack([index, order], 1).astype(np.uint32))
-        np.savez(
-            out,
-            shards=found,
-            ends=np.append(starts[1:], len(order)).astype(np.int64)[: len(found)],
-            lengths=np.array([shortest, longest], np.int64),
-        )
+        with open(fd, "wb", closefd=False) as out:
+            np.savez(
+                out,
+                shards=found,
+                ends=np.append(starts[1:], len(order)).astype(np.int64)[: len(found)],
+                lengths=np.array([shortest, longest], np.int64),
+            )
 
     make_once(stem + ".npz", write)
     table = read_npz(Path(stem + ".npz").read_bytes())

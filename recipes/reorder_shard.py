@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -100,10 +100,11 @@ class ShardWriter:
             return record, True
         made: list[Record] = []
 
-        def write(file: BinaryIO) -> None:
+        def write(fd: int) -> None:
             rows, counts = self._gather(shard, segments, least)
-            np.save(file, rows)
-            made.append(Record(source, file.tell(), len(rows), *counts))
+            with open(fd, "wb", closefd=False) as file:
+                np.save(file, rows)
+                made.append(Record(source, file.tell(), len(rows), *counts))
 
         make_once(str(target), write, lambda: bool(made) or whole() is not None)
         if not made:  # another process was faster

@@ -1,15 +1,19 @@
-"""Fixtures: servers on loopback, of S3 and of plain http, with faults where a test wants them."""
+"""Fixtures: servers of S3 and of plain http, with faults; tars and their embeddings."""
 
 import http.client
+import io
 import itertools
 import socket
 import struct
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 Fault = Callable[[str, str, int], tuple[str, float] | None]
@@ -302,3 +306,72 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     found.server.shutdown()
     found.server.server_close()
     thread.join()
+
+
+def own_row(shard: int, index: int, dim: int = 4) -> np.ndarray:
+    """Return the embedding that says whose it is, float32 [dim]."""
+    row = np.ones(dim, np.float32)
+    row[0], row[1] = shard + 1, index + 1
+    return row
+
+
+class Embedded:
+    """Tars whose keys are shard and index, as img2dataset writes them, and their embeddings.
+
+    Attributes:
+        tars: Folder of the tars, such as ``00012.tar`` with keys such as ``000120007``.
+        rows: Folder of ``img_emb_012.npy``, a row for each index, of zeros where there is no key.
+        indices: The indices that each shard has keys for.
+    """
+
+    def __init__(self, folder: Path, indices: dict[int, list[int]], dim: int = 4) -> None:
+        self.tars, self.rows = folder / "tars", folder / "rows"
+        self.indices, self.dim = indices, dim
+        self.tars.mkdir(parents=True)
+        self.rows.mkdir()
+        for shard, own in indices.items():
+            self.write_tar(shard, {i: {"txt": f"{shard} {i}".encode()} for i in own})
+            self.write_rows(shard, self.array(shard))
+
+    def write_tar(self, shard: int, samples: dict[int, dict[str, bytes]], key: str = "") -> None:
+        with tarfile.open(self.tars / f"{shard:05d}.tar", "w") as tar:
+            for i, fields in samples.items():
+                for name, data in fields.items():
+                    member = tarfile.TarInfo(f"{key or f'{shard:05d}'}{i:04d}.{name}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+    def array(self, shard: int) -> np.ndarray:
+        own = self.indices[shard]
+        rows = np.zeros((max(own, default=-1) + 1, self.dim), np.float32)
+        for i in own:
+            rows[i] = own_row(shard, i, self.dim)
+        return rows
+
+    def write_rows(self, shard: int, rows: np.ndarray) -> Path:
+        path = self.rows / f"img_emb_{shard:03d}.npy"
+        np.save(path, rows, allow_pickle=False)
+        return path
+
+    @property
+    def keys(self) -> list[str]:
+        return [f"{shard:05d}{i:04d}" for shard, own in self.indices.items() for i in own]
+
+
+@pytest.fixture(scope="session")
+def embed() -> type[Embedded]:
+    """Return what writes tars and embeddings to a folder."""
+    return Embedded
+
+
+@pytest.fixture(scope="session")
+def check_own() -> Callable[..., int]:
+    """Return a function that checks that each embedding of a batch is its own sample's."""
+
+    def check(batch: dict[str, Any], field: str = "image_embedding") -> int:
+        for key, row in zip(batch["__key__"], batch[field], strict=True):
+            want = own_row(int(key[:5]), int(key[5:]), len(row))
+            assert (row.float().numpy() == want).all(), (key, row)
+        return len(batch["__key__"])
+
+    return check

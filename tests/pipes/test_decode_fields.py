@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from penstock.pipes import DataError, Draws, Extent, Ref
 from penstock.pipes.decode_fields import CaptionField, decode_field
+from penstock.pipes.sample import Typed
 
 DRAWS = Draws(0, Ref(0, 0, 0))
 
@@ -58,6 +59,33 @@ def test_arrays_are_what_was_saved(extent):
         assert found.dtype == array.dtype
         assert found.shape == array.shape
         assert (found == array).all()
+
+
+@pytest.mark.parametrize("name", ["img_emb", "text_emb", "IMG_EMB", "a.img_emb"])
+def test_embeddings_by_their_usual_names_are_arrays(name, extent):
+    assert decode_field(name, extent(npy(np.arange(3)))).tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=f"'{name}' is no {name.rpartition('.')[2].lower()}: "):
+        decode_field(name, extent(b"x"))
+
+
+@pytest.mark.parametrize("name", ["pt", "pth", "latent.PT"])
+def test_what_torch_save_writes_is_refused(name, extent):
+    with pytest.raises(
+        DataError, match=f"^field '{name}' is what torch.save writes, a pickle: .*se"
+    ):
+        decode_field(name, extent(b"x"))
+
+
+class Own(Typed):
+    def read(self):
+        raise AssertionError
+
+    def value(self):
+        return 7
+
+
+def test_a_typed_field_gives_its_own_value():
+    assert decode_field("pt", Own()) == 7
 
 
 class Bomb:

@@ -1,11 +1,16 @@
 """Bad samples are replaced whole, by name, and only where that was asked for."""
 
+import re
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from penstock.pipes import DataError, Draws, Ref, ShardLister
 from penstock.pipes.graph import Graph
+from penstock.pipes.sample import Typed
+from penstock.pipes.tar_source import TarSource
 from penstock.pipes.work import Workshop
 
 KEYS = "abcde"
@@ -204,3 +209,71 @@ def test_images_of_one_batch_are_of_their_own_samples(shards, make_batch, fields
         blue = batch["image"][:, 2].double().mean((1, 2)).numpy()
         assert abs(blue - np.array(numbers) * 7 % 256).max() < 8
         assert batch["caption"] == [fields_of(n)["txt"].decode() for n in numbers]
+
+
+class Value(Typed):
+    """A field that gives a new tensor each time, and notes that it was asked."""
+
+    log: ClassVar[list[str]] = []
+
+    def __init__(self, key, fault=None):
+        self.key = key
+        self.fault = fault
+
+    def read(self):
+        raise AssertionError
+
+    def value(self):
+        self.log.append(self.key)
+        if self.fault is not None:
+            raise self.fault
+        return torch.zeros(2)
+
+
+def valued(monkeypatch, faults):
+    """Have every sample of a tar get a `Value`, with a fault for some keys."""
+    real = TarSource.sample
+
+    def sample(self, shard, index):
+        found = real(self, shard, index)
+        return {**found, "value": Value(found["__key__"], faults.get(found["__key__"]))}
+
+    monkeypatch.setattr(TarSource, "sample", sample)
+    Value.log.clear()
+
+
+def test_small_fields_are_loaded_before_any_image(reader, make_batch, monkeypatch):
+    valued(monkeypatch, {})
+    seen = []
+
+    def note(sample):
+        seen.append(len(Value.log))
+        return sample
+
+    made = make_batch(graph(reader()).map(note)).batch
+    assert made["value"].shape == (5, 2)
+    assert seen == [5] * 5
+
+
+def test_a_copy_shares_no_tensor_with_its_original(reader, make_batch, monkeypatch):
+    valued(monkeypatch, {"b": DataError("none")})
+
+    def add(sample):
+        sample["value"] += 1
+        return sample
+
+    made = make_batch(graph(reader()).map(add), on_error="skip").batch
+    assert made["__key__"] == ["a", "c", "c", "d", "e"]
+    assert made["value"].tolist() == [[1, 1]] * 5
+
+
+def test_what_is_wrong_with_small_fields_is_named(reader, make_batch, monkeypatch):
+    valued(monkeypatch, {"c": DataError("none")})
+    name = r"sample 'c' of .*00000.tar"
+    with pytest.raises(DataError, match=f"^{name}: field 'value': none$"):
+        make_batch(graph(reader()))
+    valued(monkeypatch, {"c": OSError("unplugged")})
+    with pytest.raises(OSError, match="unplugged") as caught:
+        make_batch(graph(reader()))
+    (note,) = caught.value.__notes__
+    assert re.search(f"^in Decoder, on {name}", note)

@@ -1,0 +1,100 @@
+"""Single rows are what numpy wrote, whatever the version, order and type; damage is bad data."""
+
+import io
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.lib import format as numpy_format
+
+from penstock.pipes import DataError
+from penstock.pipes.npy import HEADER_BYTES
+from penstock.pipes.npy_row_file import MOST_ROW, RowFile, npy_prefix
+
+
+def npy(array, version=(1, 0)):
+    file = io.BytesIO()
+    numpy_format.write_array(file, array, version=version, allow_pickle=True)
+    return file.getvalue()
+
+
+def rows_of(data, name="a.npy"):
+    return RowFile(name, len(data), lambda at, size: data[at : at + size])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(1, 7),
+    dim=st.integers(1, 9),
+    dtype=st.sampled_from(["<f2", "<f4", ">f4", "<f8", "<u2", ">u2"]),
+    order=st.sampled_from("CF"),
+    version=st.sampled_from([(1, 0), (2, 0), (3, 0)]),
+)
+def test_each_row_is_the_arrays(rows, dim, dtype, order, version):
+    array = np.arange(rows * dim).reshape(rows, dim).astype(dtype, order=order)
+    file = rows_of(npy(array, version))
+    assert (file.rows, file.dim, file.dtype) == (rows, dim, np.dtype(dtype))
+    for i in range(rows):
+        assert (file.row(i) == array[i]).all()
+        again = np.load(io.BytesIO(file.npy(file.raw(i))), allow_pickle=False)
+        assert again.dtype == dtype
+        assert again.shape == (dim,)
+        assert (again == array[i]).all()
+
+
+def test_a_row_is_read_alone():
+    data, reads = npy(np.ones((1000, 8), np.float16)), []
+
+    def read(at, size):
+        reads.append(size)
+        return data[at : at + size]
+
+    file = RowFile("a.npy", len(data), read)
+    file.row(999)
+    assert reads == [HEADER_BYTES, 16]
+    data, reads[:] = npy(np.asfortranarray(np.ones((1000, 8), np.float16))), []
+    RowFile("a.npy", len(data), read).row(3)
+    assert reads == [HEADER_BYTES, *[2] * 8]
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (npy(np.ones(5)), r"expected an array \[rows, dimension\], found the shape \(5,\)"),
+        (npy(np.ones((2, 3, 4))), r"found the shape \(2, 3, 4\)"),
+        (npy(np.ones((2, 0))), "holds 2 rows of nothing"),
+        (npy(np.ones((0, 0))), r"found the shape \(0, 0\)"),
+        (npy(np.array([[{}]], object)), "Python objects, which would have to be unpickled"),
+        (b"", "is no .npy file"),
+        (npy(np.ones((2, 3)))[:-1], "promises 176 .* it was truncated"),
+        (npy(np.ones((2, 3))) + b"x", "something was appended to it"),
+        (npy(np.ones((2, 3))).replace(b"(2, 3), }     ", b"(9999999, 3), }"), "was truncated"),
+        (npy(np.ones((0, 3))).replace(b"(0, 3), }       ", b"(0, 99999999), }"), "longer than"),
+    ],
+)
+def test_what_holds_no_rows_is_named(data, fault):
+    with pytest.raises(DataError, match=rf"^there/a.npy.*{fault}"):
+        rows_of(data, "there/a.npy")
+    assert MOST_ROW < 99999999
+
+
+def test_no_rows_are_rows_too():
+    assert rows_of(npy(np.ones((0, 3), order="F"))).rows == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, 140), value=st.integers(0, 255), cut=st.integers(0, 150))
+def test_any_damage_is_bad_data_or_an_array_of_the_same_bytes(at, value, cut):
+    data = bytearray(npy(np.arange(6.0).reshape(2, 3)))
+    data[at] = value
+    for damaged in (bytes(data), bytes(data[:cut])):
+        with suppress(DataError):
+            file = rows_of(damaged)
+            assert sum(len(file.raw(i)) for i in range(file.rows)) <= len(damaged)
+
+
+def test_a_prefix_is_numpys():
+    array = np.arange(3, dtype=">f4")
+    assert npy_prefix(array.dtype, (3,)) + array.tobytes() == npy(array)
