@@ -25,9 +25,7 @@ LIBRARY = sys.argv[1] if __name__ == "__main__" else "penstock"
 LOADERS = importlib.import_module(
     "penstock.pipes" if LIBRARY == "penstock" else "dalle2_pytorch.dataloaders"
 )
-READERS = importlib.import_module(
-    "penstock.pipes" if LIBRARY == "penstock" else "embedding_reader"
-)
+READERS = importlib.import_module("penstock.pipes" if LIBRARY == "penstock" else "embedding_reader")
 CASES: dict[str, Callable[[Path], Any]] = {}
 
 
@@ -247,7 +245,9 @@ def read_an_empty_npy_among_captions(folder: Path) -> Any:
     import pyarrow.parquet as pq
 
     np.save(Path(rows, "img_emb_1.npy"), np.zeros((0, data.DIM), np.float32))
-    pq.write_table(pa.table({"caption": pa.array([], pa.string())}), f"{metadata}/metadata_1.parquet")
+    pq.write_table(
+        pa.table({"caption": pa.array([], pa.string())}), f"{metadata}/metadata_1.parquet"
+    )
     found = reader(
         rows, file_format="parquet_npy", meta_columns=["caption"], metadata_folder=metadata
     )
@@ -347,9 +347,7 @@ def splits_without_a_test_part(folder: Path) -> Any:
 @case
 def splits_of_few_rows_for_many_ranks(folder: Path) -> Any:
     pair = pair_folders(folder, 1)
-    found = [
-        splits(pair, 0.4, 0.4, rank=r, world_size=4, num_data_points=5) for r in range(4)
-    ]
+    found = [splits(pair, 0.4, 0.4, rank=r, world_size=4, num_data_points=5) for r in range(4)]
     return sorted(rows[0] for rank in found for part in rank for rows in part)
 
 
