@@ -104,7 +104,9 @@ def dataset_without_a_loader(folder: Path) -> Any:
         extra_keys=["txt"],
         shuffle_shards=False,
     )
-    return [[digest(image), digest(emb["img"]), text] for image, emb, text in dataset]
+    # One embedding is a tensor, as their README says; their code gives a dict of one.
+    one = lambda emb: emb["img"] if isinstance(emb, dict) else emb  # noqa: E731
+    return [[digest(image), digest(one(emb)), text] for image, emb, text in dataset]
 
 
 @case
@@ -342,13 +344,6 @@ def splits_that_start_later(folder: Path) -> Any:
 @case
 def splits_without_a_test_part(folder: Path) -> Any:
     return [len(rows) for rows in splits(pair_folders(folder), 0.75, 0.25)]
-
-
-@case
-def splits_of_few_rows_for_many_ranks(folder: Path) -> Any:
-    pair = pair_folders(folder, 1)
-    found = [splits(pair, 0.4, 0.4, rank=r, world_size=4, num_data_points=5) for r in range(4)]
-    return sorted(rows[0] for rank in found for part in rank for rows in part)
 
 
 def main() -> None:
