@@ -18,6 +18,12 @@ HEAD = 12 << 10
 MOST_ROW = 16 << 20
 """Most bytes of one row: the limit to headers that lie."""
 
+FEW = 16
+"""Rows of a file in Fortran order that are read element by element, before all of it is read."""
+
+MOST_COPIED = 256 << 20
+"""Most bytes of files in Fortran order that a process keeps, in C order."""
+
 Read = Callable[[int, int], bytes]
 """Returns so many bytes from an offset of a file: ``read(offset, size)``."""
 
@@ -84,20 +90,23 @@ def _parsed(head: bytes) -> Header:
 class RowFile:
     """The rows of a 2-D ``.npy`` file, each read by itself.
 
-    In Fortran order a row's elements lie apart, and are read one by one: 768 of them took 0.4 ms
-    from a file in memory. It needs no second copy of the file, and no room for one.
+    In Fortran order a row's elements lie apart, and each is a read of its own: 768 of them took
+    1 ms. So the first rows of such a file are read; then it is read whole, once, and kept in C
+    order, with other such files up to `MOST_COPIED`. That needs no room on a disk.
 
     Args:
         name: What errors call the file.
         size: Its bytes.
         read: Reads of it.
+        few: Rows in Fortran order to read element by element, before all of it is read.
 
     Raises:
         DataError: It holds no rows of numbers, or is truncated.
     """
 
-    def __init__(self, name: str, size: int, read: Read) -> None:
+    def __init__(self, name: str, size: int, read: Read, few: int = FEW) -> None:
         self.name = name
+        self._few = self._left = few
         self._read = read
         try:
             header = parse_header(read(0, min(HEAD, size)))
@@ -132,13 +141,37 @@ class RowFile:
         """Return the bytes of row ``i``, which must be there."""
         if not self.fortran:
             return self._read(self._offset + i * self._width, self._width)
+        copy = _COPIES.get(self)
+        if copy is None:
+            copy = self._copied()
+        if copy is not None:
+            raw: bytes = copy[i].tobytes()
+            return raw
         item, rows = self.dtype.itemsize, self.rows
         first = self._offset + i * item
         return b"".join([self._read(first + j * rows * item, item) for j in range(self.dim)])
 
+    def _copied(self) -> np.ndarray | None:
+        """Return the array in C order, [rows, dim]; None where rows are to be read singly still."""
+        self._left -= 1
+        if self._left >= 0 or self.rows * self._width > MOST_COPIED:
+            return None
+        data = self._read(self._offset, self.rows * self._width)
+        array = np.frombuffer(data, self.dtype).reshape(self.dim, self.rows)
+        copy = _COPIES[self] = np.ascontiguousarray(array.T)
+        while sum(kept.nbytes for kept in _COPIES.values()) > MOST_COPIED:
+            oldest = next(iter(_COPIES))
+            del _COPIES[oldest]
+            oldest._left = oldest._few
+        return copy
+
     def npy(self, raw: bytes) -> bytes:
         """Return the bytes of a ``.npy`` file that holds one row, [dim]."""
         return self._prefix + raw
+
+
+# The oldest first. Each is needed for a while and then no more, as its tar is.
+_COPIES: dict[RowFile, np.ndarray] = {}
 
 
 @functools.lru_cache(64)
