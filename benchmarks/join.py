@@ -24,7 +24,7 @@ from PIL import Image
 from penstock.pipes import Pipe, ShardLister
 from penstock.pipes.graph import Graph
 
-SHARDS, IMAGES, DIM, BATCH, ROUNDS = 4, 128, 768, 32, 9
+SHARDS, IMAGES, DIM, BATCH, ROUNDS = 4, 128, 768, 32, 11
 ORDER_SHARDS, ORDER_SAMPLES = 4, 10_000
 
 

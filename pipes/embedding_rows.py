@@ -143,10 +143,9 @@ class EmbeddingRows(Companion):
         if file.fortran and not self._told:
             self._told = True
             log.warning(
-                "%s is in Fortran order, so a row is %d reads: rewritten with "
-                "numpy.ascontiguousarray it would be one",
+                "%s is in Fortran order, so it is kept in memory as a whole to be read by row: "
+                "rewritten with numpy.ascontiguousarray it need not be",
                 name,
-                file.dim,
             )
         return _Shard(rows.data, file)
 
@@ -154,7 +153,8 @@ class EmbeddingRows(Companion):
         path = local_path(name)
         if path is None:
             cached = self._at(number)
-            return RowFile(name, cached.version.size, cached.read)
+            # Elements by themselves may each be a request.
+            return RowFile(name, cached.version.size, cached.read, few=0)
         forget(path)  # it may have been replaced since it was last read
         stat = os.stat(path)
         found = stat.st_size, stat.st_mtime_ns

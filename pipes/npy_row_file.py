@@ -12,24 +12,33 @@ from .npy import HEADER_BYTES, NpyRows, ReadRange, parse_npy
 MOST_ROW = 16 << 20
 """Most bytes of one row: the limit to headers that lie."""
 
+FEW = 16
+"""Rows of a file in Fortran order that are read element by element, before all of it is read."""
+
+MOST_COPIED = 256 << 20
+"""Most bytes of files in Fortran order that a process keeps, in C order."""
+
 
 class RowFile:
     """The rows of a 2-D ``.npy`` file, each read by itself.
 
-    In Fortran order a row's elements lie apart, and are read one by one: 768 of them took 0.4 ms
-    from a file in memory. It needs no second copy of the file, and no room for one.
+    In Fortran order a row's elements lie apart, and each is a read of its own: 768 of them took
+    1 ms. So the first rows of such a file are read; then it is read whole, once, and kept in C
+    order, with other such files up to `MOST_COPIED`. That needs no room on a disk.
 
     Args:
         name: What errors call the file.
         size: Its bytes.
         read: Reads of it.
+        few: Rows in Fortran order to read element by element, before all of it is read.
 
     Raises:
         DataError: It holds no rows of numbers, or is truncated.
     """
 
-    def __init__(self, name: str, size: int, read: ReadRange) -> None:
+    def __init__(self, name: str, size: int, read: ReadRange, few: int = FEW) -> None:
         self.name = name
+        self._few = self._left = few
         self._read = read
         rows = parse_npy(read(0, min(HEADER_BYTES, size)), size, name)
         _check(rows, size)
@@ -37,6 +46,7 @@ class RowFile:
         self.rows, self.dim = rows.shape
         self.fortran = rows.fortran and min(rows.shape) > 1
         self._offset = rows.offset
+        self._width = rows.row_bytes
         self._prefix = npy_prefix(self.dtype, (self.dim,))
 
     def row(self, i: int) -> np.ndarray:
@@ -45,16 +55,39 @@ class RowFile:
 
     def raw(self, i: int) -> bytes:
         """Return the bytes of row ``i``, which must be there."""
-        item = self.dtype.itemsize
         if not self.fortran:
-            width = self.dim * item
-            return self._read(self._offset + i * width, width)
+            return self._read(self._offset + i * self._width, self._width)
+        copy = _COPIES.get(self)
+        if copy is None:
+            copy = self._copied()
+        if copy is not None:
+            raw: bytes = copy[i].tobytes()
+            return raw
+        item, rows = self.dtype.itemsize, self.rows
         first = self._offset + i * item
-        return b"".join([self._read(first + j * self.rows * item, item) for j in range(self.dim)])
+        return b"".join([self._read(first + j * rows * item, item) for j in range(self.dim)])
+
+    def _copied(self) -> np.ndarray | None:
+        """Return the array in C order, [rows, dim]; None where rows are to be read singly still."""
+        self._left -= 1
+        if self._left >= 0 or self.rows * self._width > MOST_COPIED:
+            return None
+        data = self._read(self._offset, self.rows * self._width)
+        array = np.frombuffer(data, self.dtype).reshape(self.dim, self.rows)
+        copy = _COPIES[self] = np.ascontiguousarray(array.T)
+        while sum(kept.nbytes for kept in _COPIES.values()) > MOST_COPIED:
+            oldest = next(iter(_COPIES))
+            del _COPIES[oldest]
+            oldest._left = oldest._few
+        return copy
 
     def npy(self, raw: bytes) -> bytes:
         """Return the bytes of a ``.npy`` file that holds one row, [dim]."""
         return self._prefix + raw
+
+
+# The oldest first. Each is needed for a while and then no more, as its tar is.
+_COPIES: dict[RowFile, np.ndarray] = {}
 
 
 def _check(rows: NpyRows, size: int) -> None:

@@ -44,6 +44,7 @@ class PassOrder(Order[Item]):
         self._epoch, self._shard, self._stop = 0, 0, -1
         self._empty: set[int] = set()  # shards that were found to be empty
         self._print: int | None = None  # of the shard that a loaded state stands in
+        self._holds = lane.sources.held(pipe)
         self._held: int | None = None  # the shard whose file is kept at hand
         self._load_pass(0)
 
@@ -120,7 +121,7 @@ class PassOrder(Order[Item]):
             self._epoch, self._shard, first, self._stop = segment
             if self._index < 0:
                 self._index = first
-            if self.lane.sources.holds and first < self._stop:
+            if self._holds and first < self._stop:
                 self._hold()
             if self.source.looks and not self.pipe.resample:
                 self._look()

@@ -159,6 +159,11 @@ class Sources:
                         beside.append(found)
         return found
 
+    def held(self, pipe: SourcePipe) -> bool:
+        """Return whether a source's shards, or what lies beside them, are to be held."""
+        i = next(i for i, p in enumerate(self.pipes) if p is pipe)
+        return self._open[i].holds or bool(self._beside[i])
+
     def _number(self, shard: int) -> int:
         return bisect_right(self._first, shard) - 1 if len(self._first) > 1 else 0
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.lib import format as numpy_format
 
 from penstock.pipes import DataError
+from penstock.pipes import npy_row_file as module
 from penstock.pipes.npy import HEADER_BYTES
-from penstock.pipes.npy_row_file import MOST_ROW, RowFile, npy_prefix
+from penstock.pipes.npy_row_file import FEW, MOST_ROW, RowFile, npy_prefix
 
 
 def npy(array, version=(1, 0)):
@@ -20,8 +21,8 @@ def npy(array, version=(1, 0)):
     return file.getvalue()
 
 
-def rows_of(data, name="a.npy"):
-    return RowFile(name, len(data), lambda at, size: data[at : at + size])
+def rows_of(data, name="a.npy", few=16):
+    return RowFile(name, len(data), lambda at, size: data[at : at + size], few)
 
 
 @settings(max_examples=150, deadline=None)
@@ -31,10 +32,11 @@ def rows_of(data, name="a.npy"):
     dtype=st.sampled_from(["<f2", "<f4", ">f4", "<f8", "<u2", ">u2"]),
     order=st.sampled_from("CF"),
     version=st.sampled_from([(1, 0), (2, 0), (3, 0)]),
+    few=st.integers(0, 7),
 )
-def test_each_row_is_the_arrays(rows, dim, dtype, order, version):
+def test_each_row_is_the_arrays(rows, dim, dtype, order, version, few):
     array = np.arange(rows * dim).reshape(rows, dim).astype(dtype, order=order)
-    file = rows_of(npy(array, version))
+    file = rows_of(npy(array, version), few=few)
     assert (file.rows, file.dim, file.dtype) == (rows, dim, np.dtype(dtype))
     for i in range(rows):
         assert (file.row(i) == array[i]).all()
@@ -55,8 +57,35 @@ def test_a_row_is_read_alone():
     file.row(999)
     assert reads == [HEADER_BYTES, 16]
     data, reads[:] = npy(np.asfortranarray(np.ones((1000, 8), np.float16))), []
-    RowFile("a.npy", len(data), read).row(3)
+    file = RowFile("a.npy", len(data), read)
+    file.row(3)
     assert reads == [HEADER_BYTES, *[2] * 8]
+
+
+def test_a_file_in_fortran_order_is_read_whole_once_many_of_its_rows_are(monkeypatch):
+    array = np.asfortranarray(np.arange(8000, dtype=np.float32).reshape(1000, 8))
+    data, reads = npy(array), []
+
+    def read(at, size):
+        reads.append(size)
+        return data[at : at + size]
+
+    file = RowFile("a.npy", len(data), read)
+    for i in range(FEW):
+        assert (file.row(i) == array[i]).all()
+    assert reads == [HEADER_BYTES, *[4] * 8 * FEW]
+    for i in range(1000):
+        assert (file.row(i) == array[i]).all()
+    assert reads[1 + 8 * FEW :] == [32_000]
+    # Others push it out, and it is read singly again; none is kept that is too large by itself.
+    monkeypatch.setattr(module, "MOST_COPIED", 70_000)
+    files = [rows_of(data, few=0) for _ in range(3)]
+    assert [f.row(7).tolist() for f in files] == [array[7].tolist()] * 3
+    assert list(module._COPIES) == files[1:]
+    file.row(1)
+    assert reads[2 + 8 * FEW :] == [4] * 8
+    monkeypatch.setattr(module, "MOST_COPIED", 31_999)
+    assert rows_of(data, few=0).row(9).tolist() == array[9].tolist()
 
 
 @pytest.mark.parametrize(
