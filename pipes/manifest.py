@@ -127,6 +127,8 @@ class ManifestReader(SourcePipe):
 class ManifestSource(Source):
     """The rows of one process: each a shard of one sample."""
 
+    prints = False  # a state has the hash of all rows: with another manifest it is refused
+
     def __init__(self, table: Table, cache: str | None, image_sizes: bool) -> None:
         self._table = table
         self._cache = cache
@@ -211,7 +213,6 @@ class ManifestSource(Source):
         return self._table.url(shard)
 
     def fingerprint(self, shard: int) -> int:
-        # A state has the hash of all rows: with another manifest it is refused before this.
         return 0
 
 

@@ -41,6 +41,10 @@ class Source(ABC):
     def fingerprint(self, shard: int) -> int:
         """Return 64 bits that change when what a ref into this shard means changes."""
 
+    prints = True
+    """Whether shards have fingerprints. A source whose change a state refuses as a whole, and whose
+    shards are many, needs none."""
+
     holds = False
     """Whether shards are files that must be kept while they are in use."""
 
@@ -110,6 +114,8 @@ class Sources:
         self._first = [0]
         for pipe in pipes[:-1]:
             self._first.append(self._first[-1] + pipe.shard_count())
+        self._printed = np.array([source.prints for source in self._open])
+        self.prints = bool(self._printed.any())
 
     def of(self, pipe: SourcePipe) -> tuple[Source, int]:
         """Return a pipe's open source and the number of its first shard."""
@@ -161,3 +167,10 @@ class Sources:
         """Return 64 bits that change when what a ref into this shard means changes."""
         source, number = self._at(shard)
         return source.fingerprint(number)
+
+    def printed(self, shards: np.ndarray) -> np.ndarray:
+        """Return which of these shards have fingerprints, bool of the same shape."""
+        if len(self._first) == 1:
+            return np.broadcast_to(self._printed, shards.shape)
+        found: np.ndarray = self._printed[np.searchsorted(self._first, shards, side="right") - 1]
+        return found
