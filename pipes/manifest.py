@@ -1,9 +1,9 @@
 """Samples of manifests and folders."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from .read import forget
 from .row_sizes import RowSizes
 from .sample import IMAGE_SIZE, KEY, URL, Extent, Sample, Stored
 from .sources import Source, SourcePipe
-from .table import Table, Wanted
+from .split_table import split_table
+from .table import Table, Wanted, image_path
 from .table_folder import Missing
 from .urls import local_path
 
@@ -51,7 +52,11 @@ class ManifestReader(SourcePipe):
             manifest lies).
         columns: Names of the columns of a CSV or TSV file whose first line does not name them.
         quotes: Whether quotation marks in a CSV or TSV file quote; False: they are text.
-        split: Which part of a Hugging Face data set that has several.
+        split: Which split: of ``splits`` where they are given, else of those that the data has
+            (a Hugging Face data set of several, a folder in the folder).
+        splits: Name to fraction, such as ``{"train": 0.75, "val": 0.15, "test": 0.1}``.
+        split_by: ``"row"``: the numbers of rows are exact; rows of one image stay together.
+            ``"sample"``: by a hash of (seed, the image's path): adding data then moves nothing.
         seed: Seed of the order and of every other random draw of the graph.
         shuffle: Whether rows come in a random order; otherwise in the manifest's, and a folder's
             sorted by path.
@@ -60,7 +65,8 @@ class ManifestReader(SourcePipe):
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
-        ValueError: A row cannot be parsed, or no column fits; the message names file and line.
+        ValueError: A row cannot be parsed, no column fits, or a split is empty; the message names
+            file and line.
         ImportError: Parquet and Arrow files need pyarrow: ``pip install 'penstock[tables]'``.
     """
 
@@ -76,6 +82,8 @@ class ManifestReader(SourcePipe):
         columns: Sequence[str] | None = None,
         quotes: bool = True,
         split: str | None = None,
+        splits: Mapping[str, float] | None = None,
+        split_by: Literal["row", "sample"] = "row",
         seed: int = 0,
         shuffle: bool = True,
         cache: str | None = None,
@@ -87,14 +95,19 @@ class ManifestReader(SourcePipe):
             None if image_dir is None else os.fspath(image_dir),
             None if columns is None else tuple(columns),
             quotes,
-            split,
+            split if splits is None else None,
             cache,
         )
         self.path = path
         self.seed = seed
         self.shuffle_shards = shuffle
         self.cache = cache
+        self.split = split
+        self.splits = None if splits is None else dict(splits)
+        self.split_by = split_by
         self.table: Table = opening.open(path)
+        if splits is not None:
+            self.table = split_table(self.table, splits, split, split_by, seed)
 
     def shard_count(self) -> int:
         return len(self.table)
@@ -118,6 +131,9 @@ class ManifestReader(SourcePipe):
             "rows": {"count": len(self.table), "hash": self.table.digest},
             "seed": self.seed,
             "shuffle": self.shuffle_shards,
+            "split": self.split,
+            "splits": self.splits,
+            "split_by": self.split_by,
         }
 
     def _order(self, lane: Lane) -> Order[Item]:
@@ -230,16 +246,14 @@ def _caption(table: Table, i: int, value: Any) -> Any:
         names = " or ".join(map(repr, table.map.captions))
         return Missing(
             f"{table.where(i)}: there is no caption in column {names}: write one, or give "
-            "caption_default='' to .decode()"
+            "caption_default='' to .decode() or text_to_image_dataset()"
         )
     return value
 
 
 def _key(image: Any, i: int) -> str:
     """Return what names a row's sample: its image's path as the row has it, else its number."""
-    if isinstance(image, dict):
-        image = image.get("path")
-    return image if isinstance(image, str) and image.strip() else f"{i:09d}"
+    return image_path(image) or f"{i:09d}"
 
 
 def _join(base: str, path: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ TEXTS: dict[str, Format] = {
 PARQUET = (".parquet", ".pq")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Names of the manifest in a folder that Hugging Face's imagefolder reads."""
+_PART_OF = re.compile(r"^(.+)-\d{5}-of-\d{5}\.parquet$")
+"""A Parquet file of Hugging Face's: its split, its number, how many there are."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Opening:
         image_dir: Folder or URL that images are relative to; None: where the manifest lies.
         names: Names of the columns of a CSV or TSV file that has no line for them.
         quotes: Whether quotation marks in a CSV or TSV file quote.
-        split: Which part of a Hugging Face data set of several.
+        split: Which of the splits that the data itself has; None: it must have none.
         cache: Folder of the cache.
     """
 
@@ -66,6 +69,7 @@ class Opening:
             return
         if path is not None and not os.path.exists(path):
             raise FileNotFoundError(f"no such manifest or folder: {path}")
+        self._refuse_split(url, [])
         yield self._open_file(url)
 
     def _open_file(self, url: str) -> Table:
@@ -103,14 +107,26 @@ class Opening:
 
     def _open_folder(self, path: str) -> Iterator[Table]:
         names = set(os.listdir(path))
+        parts = sorted(name for name in names if name.lower().endswith(PARQUET))
         if "dataset_dict.json" in names:
-            yield from self._open_folder(self._split(path))
-        elif {"state.json", "dataset_info.json"} <= names:
+            own = replace(self, split=None)
+            yield from own._open_folder(os.path.join(path, self._saved_split(path)))
+            return
+        if self.split is not None and os.path.isdir(os.path.join(path, self.split)):
+            yield from replace(self, split=None)._open_folder(os.path.join(path, self.split))
+            return
+        splits = sorted({name for part in parts for name in _PART_OF.findall(part)})
+        if self.split in splits or len(splits) > 1:
+            split = self._one_of(splits, path)
+            parts = [part for part in parts if _PART_OF.findall(part) == [split]]
+        else:
+            self._refuse_split(path, splits)
+        if {"state.json", "dataset_info.json"} <= names:
             yield from _saved_parts(path, self)
         elif found := sorted(_metadata(path)):
             for manifest in found:
                 yield self._imagefolder(manifest)
-        elif parts := sorted(name for name in names if name.lower().endswith(PARQUET)):
+        elif parts:
             for part in parts:
                 yield self._open_file(os.path.join(path, part))
         else:
@@ -123,15 +139,28 @@ class Opening:
             wanted = replace(wanted, image="file_name")
         return replace(self, wanted=wanted)._open_file(manifest)
 
-    def _split(self, path: str) -> str:
+    def _saved_split(self, path: str) -> str:
         with open(os.path.join(path, "dataset_dict.json"), "rb") as file:
             splits: list[str] = json.load(file)["splits"]
+        return self._one_of(splits, path)
+
+    def _one_of(self, splits: Sequence[str], path: str) -> str:
         split = self.split or (splits[0] if len(splits) == 1 else "")
         if split not in splits:
             raise ValueError(
-                f"{path} is a data set of the parts {', '.join(splits)}; name one with split='…'"
+                f"{path} is a data set of the splits {', '.join(splits)}; name one with split='…'"
+                + (f", not {self.split!r}" if self.split else "")
             )
-        return os.path.join(path, split)
+        return split
+
+    def _refuse_split(self, path: str, splits: Sequence[str]) -> None:
+        if self.split is not None:
+            raise ValueError(
+                f"{path} has no split {self.split!r} of its own"
+                + (f", only {', '.join(splits)}" if splits else "")
+                + f"; to draw one, give fractions: split={self.split!r}, "
+                f"splits={{{self.split!r}: 0.9, 'the rest': 0.1}}"
+            )
 
 
 def _metadata(path: str) -> Iterator[str]:

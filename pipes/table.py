@@ -91,6 +91,13 @@ def _find(
     )
 
 
+def image_path(image: Any) -> str:
+    """Return the path or URL of what a row has as its image, "" where it has none."""
+    if isinstance(image, dict):  # Hugging Face's {bytes, path}
+        image = image.get("path")
+    return image if isinstance(image, str) and image.strip() else ""
+
+
 def base_of(path: str) -> str:
     """Return the last part of a path or URL, without an http URL's query."""
     if path.startswith(("http://", "https://")):

@@ -46,7 +46,7 @@ class CaptionFile(Stored):
         if not data.removeprefix(b"\xef\xbb\xbf").strip():
             raise MissingData(
                 f"{self.path} is empty: write a caption into it, or give caption_default='' to "
-                ".decode()"
+                ".decode() or text_to_image_dataset()"
             )
         return data
 
@@ -126,7 +126,8 @@ class FolderTable(Table):
                 if kind
                 else Missing(
                     f"there is no caption beside {os.path.join(self.path, name)}: write "
-                    f"{path}.txt, or give caption_default='' to .decode()"
+                    f"{path}.txt, or give caption_default='' to .decode() or "
+                    "text_to_image_dataset()"
                 )
             )
         return row

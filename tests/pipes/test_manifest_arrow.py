@@ -166,8 +166,10 @@ def test_a_saved_data_set_of_several_parts(saved, images, tmp_path_factory):
     root = tmp_path_factory.mktemp("dict")
     saved.rename(root / "train")
     (root / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    with pytest.raises(ValueError, match=r"of the parts train, test; name one with split="):
+    with pytest.raises(ValueError, match=r"of the splits train, test; name one with split="):
         ManifestReader(root)
+    with pytest.raises(ValueError, match=r"name one with split='…', not 'val'"):
+        ManifestReader(root, split="val")
     assert len(once(ManifestReader(root, split="train"))) == 23
     (root / "dataset_dict.json").write_text('{"splits": ["train"]}')
     assert len(once(ManifestReader(root))) == 23
@@ -178,6 +180,19 @@ def test_indices_beside_the_rows_are_refused(saved):
     (saved / "state.json").write_text(json.dumps({**state, "_indices_data_files": [{}]}))
     with pytest.raises(ValueError, match="flatten_indices"):
         ManifestReader(saved)
+
+
+def test_parquet_files_of_several_splits_are_never_read_as_one(images, tmp_path):
+    table = inside(images, "struct")
+    pq.write_table(table.slice(0, 9), tmp_path / "train-00000-of-00002.parquet")
+    pq.write_table(table.slice(9, 9), tmp_path / "train-00001-of-00002.parquet")
+    pq.write_table(table.slice(18), tmp_path / "test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"of the splits test, train; name one with split="):
+        ManifestReader(tmp_path)
+    counts = {
+        split: len(once(ManifestReader(tmp_path, split=split))) for split in ("train", "test")
+    }
+    assert counts == {"train": 18, "test": 5}
 
 
 @pytest.mark.slow
@@ -192,10 +207,10 @@ def test_what_datasets_writes(images, tmp_path):
     kept.save_to_disk(tmp_path / "kept")
     datasets.DatasetDict({"train": kept, "test": made}).save_to_disk(tmp_path / "parts")
     made.to_parquet(tmp_path / "made.parquet")
-    for path, expected in (
-        (tmp_path / "kept", images[::-2]),
-        (tmp_path / "parts", images[::-2]),
-        (tmp_path / "made.parquet", images),
+    for path, split, expected in (
+        (tmp_path / "kept", None, images[::-2]),
+        (tmp_path / "parts", "train", images[::-2]),
+        (tmp_path / "made.parquet", None, images),
     ):
-        found = once(ManifestReader(path, split="train", shuffle=False))
+        found = once(ManifestReader(path, split=split, shuffle=False))
         assert [s["image"].read() for s in found] == expected
