@@ -3,8 +3,9 @@
 import fcntl
 import os
 import time
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fsspec.core import url_to_fs
 
@@ -29,14 +30,22 @@ class RemoteFile(Stored):
         url: Whatever fsspec opens.
         cache: Folder of the cache, see `cache_root`.
         version: What tells the file's versions apart; "" where it never changes.
+        options: fsspec's storage options.
     """
 
-    __slots__ = ("cache", "url", "version")
+    __slots__ = ("cache", "options", "url", "version")
 
-    def __init__(self, url: str, cache: str | None = None, version: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        cache: str | None = None,
+        version: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.url = url
         self.cache = cache
         self.version = version
+        self.options = options
 
     def read(self) -> bytes:
         """Return the file's bytes.
@@ -56,11 +65,11 @@ class RemoteFile(Stored):
         target = os.path.join(folder, digest)
         if not os.path.exists(target):
             os.makedirs(folder, exist_ok=True)
-            _fetch_once(self.url, target)
+            _fetch_once(self.url, target, self.options)
         return target
 
 
-def _fetch_once(url: str, target: str) -> None:
+def _fetch_once(url: str, target: str, options: Mapping[str, Any] | None = None) -> None:
     """Make the file ``target``, unless another process does.
 
     The lock is on the unfinished file, and is the kernel's: a killed process leaves none behind.
@@ -78,7 +87,7 @@ def _fetch_once(url: str, target: str) -> None:
             try:
                 for attempt in range(TRIES):
                     out.truncate(0)
-                    if _fetch(url, out, last=attempt == TRIES - 1):
+                    if _fetch(url, out, attempt == TRIES - 1, options):
                         break
                     time.sleep(0.5 * 2**attempt)
                 out.flush()
@@ -89,10 +98,10 @@ def _fetch_once(url: str, target: str) -> None:
                 raise
 
 
-def _fetch(url: str, out: BinaryIO, last: bool) -> bool:
+def _fetch(url: str, out: BinaryIO, last: bool, options: Mapping[str, Any] | None = None) -> bool:
     """Write the file at ``url`` to ``out``; return False where another try may help."""
     try:
-        fs, inside = url_to_fs(url)
+        fs, inside = url_to_fs(url, **(options or {}))
         # Not open(): of an http server's every fault it says that there is no such file.
         out.write(fs.cat_file(inside))
         return True

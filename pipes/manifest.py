@@ -15,6 +15,7 @@ from .open_table import Opening
 from .order import Item, Lane, Order
 from .passes import PassOrder
 from .read import forget
+from .remote import Remote
 from .row_sizes import RowSizes
 from .sample import IMAGE_SIZE, KEY, URL, Extent, Sample, Stored
 from .sources import Source, SourcePipe
@@ -62,6 +63,8 @@ class ManifestReader(SourcePipe):
             sorted by path.
         cache: Folder of the cache, for what URLs name and for image sizes (default:
             ``$PENSTOCK_CACHE``, else ``~/.cache/penstock``).
+        storage_options: What fsspec's filesystem takes: keys, endpoints. Where the manifest lies at
+            a URL, they are for URLs of its protocol alone. Never in a checkpoint.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
@@ -87,6 +90,7 @@ class ManifestReader(SourcePipe):
         seed: int = 0,
         shuffle: bool = True,
         cache: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         several = caption is not None and not isinstance(caption, str)
         wanted = Wanted(image, tuple(caption) if several and caption is not None else caption)  # type: ignore[arg-type]
@@ -97,11 +101,13 @@ class ManifestReader(SourcePipe):
             quotes,
             split if splits is None else None,
             cache,
+            Remote(None if storage_options is None else dict(storage_options)),
         )
         self.path = path
         self.seed = seed
         self.shuffle_shards = shuffle
         self.cache = cache
+        self.remote = opening.remote
         self.split = split
         self.splits = None if splits is None else dict(splits)
         self.split_by = split_by
@@ -123,7 +129,7 @@ class ManifestReader(SourcePipe):
             yield np.array([s if isinstance(s, tuple) else (-1, -1) for s in sizes], np.int32)
 
     def open(self, image_sizes: bool) -> "ManifestSource":
-        return ManifestSource(self.table, self.cache, image_sizes)
+        return ManifestSource(self.table, self.cache, self.remote, image_sizes)
 
     def arguments(self) -> dict[str, Any]:
         # Where the manifest and the images lie is no difference.
@@ -145,9 +151,10 @@ class ManifestSource(Source):
 
     prints = False  # a state has the hash of all rows: with another manifest it is refused
 
-    def __init__(self, table: Table, cache: str | None, image_sizes: bool) -> None:
+    def __init__(self, table: Table, cache: str | None, remote: Remote, image_sizes: bool) -> None:
         self._table = table
         self._cache = cache
+        self._remote = remote
         self._image_sizes = image_sizes
         path = os.path.join(cache_root(cache), "index", f"{_name(table)}.sizes")
         self._sizes = RowSizes(len(table), path) if image_sizes else None
@@ -192,7 +199,8 @@ class ManifestSource(Source):
             stat = os.stat(image.path)
             version = stat.st_size, stat.st_mtime_ns
             return self._sizes.find(shard, version, lambda: read_image_size(image))
-        version = getattr(self._table.of(shard)[0], "version", (0, 0))
+        table, i = self._table.of(shard)
+        version = table.image_version(i)
         data = image if isinstance(image, bytes) else None
         return self._sizes.find(
             shard,
@@ -211,7 +219,9 @@ class ManifestSource(Source):
         url = _join(table.base, value)
         path = local_path(url)
         if path is None:
-            return RemoteFile(url, self._cache)
+            options = self._remote.options if _takes_options(table.path, url) else None
+            known = table.image_version(i)[0]
+            return RemoteFile(url, self._cache, f"{known:016x}" if known else "", options)
         try:
             size = os.stat(path).st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -254,6 +264,14 @@ def _caption(table: Table, i: int, value: Any) -> Any:
 def _key(image: Any, i: int) -> str:
     """Return what names a row's sample: its image's path as the row has it, else its number."""
     return image_path(image) or f"{i:09d}"
+
+
+def _takes_options(manifest: str, url: str) -> bool:
+    """Return whether the storage options are for a URL in a manifest: an S3 key is not for http."""
+    if local_path(manifest) is not None:
+        return True
+    one, other = (place.partition("://")[0].removesuffix("s") for place in (manifest, url))
+    return one == other
 
 
 def _join(base: str, path: str) -> str:

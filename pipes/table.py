@@ -149,6 +149,10 @@ class Table(ABC):
         """Return the rows whose images come with one read, row ``i`` among them."""
         return range(i, i + 1)
 
+    def image_version(self, i: int) -> tuple[int, int]:
+        """Return what tells the versions of a row's image apart where it is no local file."""
+        return 0, 0
+
     def of(self, i: int) -> tuple["Table", int]:
         """Return the table of one file that row ``i`` lies in, and its number there."""
         return self, i

@@ -75,6 +75,9 @@ class ArrowRows(Table):
     def fragment(self, i: int) -> str:
         return f"row={i + 1}"
 
+    def image_version(self, i: int) -> tuple[int, int]:
+        return self.version
+
     def image(self, i: int) -> bytes | None:
         """Return the bytes of the image in a row."""
         raise NotImplementedError

@@ -44,6 +44,7 @@ def text_to_image_dataset(
     shuffle: bool = True,
     keep_in_memory: int = KEEP_IN_MEMORY,
     cache: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Pipe:
     """Return the pipe of a manifest or folder of images and texts, up to batches for a model.
 
@@ -87,6 +88,7 @@ def text_to_image_dataset(
         keep_in_memory: Bytes of decoded images that each worker may keep, so that a few photographs
             are decoded once. Of more images than could fit none are kept.
         cache: Folder of the cache.
+        storage_options: What fsspec's filesystem takes; see `ManifestReader`.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
@@ -103,6 +105,7 @@ def text_to_image_dataset(
         seed=seed,
         shuffle=shuffle,
         cache=cache,
+        storage_options=storage_options,
     )
     if size is None:
         pipe = reader.bucket_by_aspect_ratio(resolution, batch_size)

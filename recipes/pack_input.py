@@ -8,16 +8,13 @@ from itertools import accumulate
 from ..pipes import ManifestReader, ShardLister
 from ..pipes.file_cache import RemoteFile
 from ..pipes.local_file import source_version
-from ..pipes.open_table import PARQUET, TEXTS
+from ..pipes.open_table import MANIFESTS
 from ..pipes.sample import URL, Extent, Sample
 from ..pipes.sources import SourcePipe
 from ..pipes.table_arrow import RowImage
 from ..pipes.table_folder import CaptionFile, Missing
 from ..pipes.tar import TarReader
 from ..pipes.urls import LIST_ENDINGS, TAR_ENDINGS, expand_urls, local_path
-
-MANIFESTS = (*TEXTS, *PARQUET, ".arrow")
-"""Endings of the names that are taken for manifests."""
 
 
 class PackInput:
@@ -87,7 +84,7 @@ class PackInput:
         if isinstance(value, CaptionFile):
             return _time(value.path)
         if isinstance(value, RemoteFile):
-            return value.url
+            return f"{value.url} {value.version}"
         if isinstance(value, RowImage):
             return f"{value.row} {value.table.version}"
         return "missing" if isinstance(value, Missing) else repr(value)
