@@ -172,7 +172,11 @@ def test_one_batch_is_that_of_the_training(photos, tmp_path, capsys):
     assert shown == [list(sample) for sample in zip(*given, strict=True)]
 
 
-def test_a_graph_of_shards_and_rows_is_checked_as_one(photos, shards, tmp_path, monkeypatch):
+def test_a_graph_of_shards_and_rows_is_checked_as_one(
+    photos, shards, fields_of, tmp_path, monkeypatch
+):
+    (photos[0] / "a" / "z.jpg").write_bytes(fields_of(20)["jpg"])
+    (photos[0] / "a" / "z.txt").write_text("a copy of what a shard has")
     (tmp_path / "my_mix.py").write_text(
         "from penstock.pipes import ManifestReader, ShardLister\n"
         "def build(url):\n"
@@ -183,8 +187,12 @@ def test_a_graph_of_shards_and_rows_is_checked_as_one(photos, shards, tmp_path, 
     monkeypatch.syspath_prepend(tmp_path)
     main(Config(url=shards, out=tmp_path / "out", graph="my_mix:build", batches=2))
     report = report_of(tmp_path / "out")
-    assert report["samples"] == 95 + 4
-    assert report["rows"]["all"] == 4
+    assert report["samples"] == 95 + 5
+    assert report["rows"]["all"] == 5
+    (copy,) = report["findings"]["copy"]["examples"]
+    assert copy["key"] == "z.jpg"
+    assert copy["reason"].startswith("the same as 0003 of ")  # the shards have 17, 5, … samples
+    assert copy["reason"].endswith("00001.tar")
     assert report["shards"]["all"] == 6
     assert report["faults"] == 0
 
