@@ -11,6 +11,7 @@ train:build``, what ``build(url)`` in ``train.py`` returns.
 
 import importlib
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -143,9 +144,28 @@ def main(cfg: Config) -> None:
     """Write what was asked for, and say where it is."""
     print(cfg)
     try:
-        pipe = build(cfg)
-    except (ValueError, OSError) as error:
+        _run(cfg)
+    except (DataError, IndexError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def look(url: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any) -> None:
+    """Write a contact sheet and a report of a data set into a folder: the recipe, from Python.
+
+    Args:
+        url: Shards, a manifest, or a folder of shards or images.
+        out: Folder; made if missing.
+        options: The other fields of `Config`.
+
+    Raises:
+        ValueError: There is nothing that can be read.
+        OSError: Something cannot be read or written.
+    """
+    _run(Config(url=os.fspath(url), out=Path(out), **options))
+
+
+def _run(cfg: Config) -> None:
+    pipe = build(cfg)
     if cfg.batch is not None:
         show_batch(cfg, _loader(pipe), cfg.batch)
         return
@@ -178,13 +198,10 @@ def show_batch(cfg: Config, loader: ElasticDataLoader, g: int) -> None:
     state = None
     if cfg.state is not None:
         state = json.loads(cfg.state.read_text(encoding="utf-8"))
-    try:
-        with warnings.catch_warnings():
-            # Only the order matters here: this graph shows images and captions alone.
-            warnings.filterwarnings("ignore", message="the work half has changed")
-            batch = loader.batch_at(g, state)
-    except (DataError, IndexError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    with warnings.catch_warnings():
+        # Only the order matters here: this graph shows images and captions alone.
+        warnings.filterwarnings("ignore", message="the work half has changed")
+        batch = loader.batch_at(g, state)
     captions = batch.get("caption", [""] * len(batch["__key__"]))
     for url, key, caption in zip(batch["__url__"], batch["__key__"], captions, strict=True):
         print(f"{url}  {key}  {caption}")
