@@ -118,7 +118,8 @@ class Opening:
                 shown=shown,
                 cache=self.cache,
             )
-        from .table_arrow import ArrowTable, ParquetTable
+        from .table_arrow import ArrowTable
+        from .table_parquet import ParquetTable
 
         if ending in PARQUET:
             return ParquetTable(path, self.wanted, base, shown=shown)
