@@ -122,7 +122,7 @@ class Opening:
         from .table_parquet import ParquetTable
 
         if ending in PARQUET:
-            return ParquetTable(path, self.wanted, base, shown=shown)
+            return ParquetTable(path, self.wanted, base, shown=shown, cache=self.cache)
         return ArrowTable(path, self.wanted, base, shown=shown)
 
     def _open_folder(self, folder: Folder) -> Iterator[Table]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from .errors import DataError
 from .parquet_pages import PagedColumn, Unsupported
+from .parquet_texts import keep_digest, keep_texts, kept_digest, map_texts
+from .row_index import KEPT_FROM, index_path
 from .table import Row, Wanted
 from .table_arrow import ArrowRows, RowImage, bytes_of, is_bytes
 
@@ -19,25 +21,34 @@ GROUP_BYTES = 256 << 20
 class ParquetTable(ArrowRows):
     """The rows of a Parquet file.
 
-    Columns without images are held in memory as Arrow has them: what their texts take, and a few
-    bytes a value. Images inside are read a page at a time, see `PagedColumn`: a page is a megabyte
-    as Hugging Face's ``datasets`` writes it (from version 4 on), but 1,024 images as pyarrow does
-    unless it is told ``write_batch_size=16``, and a shuffle then reads each page many times. Where
-    the file is written in a seldom way (LZ4, delta encodings) images come by row groups, of which
-    the last are kept, up to `GROUP_BYTES` a process but at least one.
+    Columns without images are held in memory as Arrow has them; of a large file they are kept in
+    the cache, unpacked, and mapped. Images inside are read a page at a time, see `PagedColumn`: a
+    page is a megabyte as Hugging Face's ``datasets`` writes it (from version 4 on), but 1,024
+    images as pyarrow does unless it is told ``write_batch_size=16``, and a shuffle then reads each
+    page many times. Where the file is written in a seldom way (LZ4, delta encodings) images come by
+    row groups, of which the last are kept, up to `GROUP_BYTES` a process but at least one.
 
     Args:
         path: The file.
         wanted: Which columns are what.
         base: Folder that images are relative to.
         shown: What errors call it.
+        cache: Folder of the cache.
 
     Raises:
         ImportError: pyarrow is not installed.
         ValueError: It is no Parquet file, or its columns do not fit.
     """
 
-    def __init__(self, path: str, wanted: Wanted, base: str, *, shown: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        wanted: Wanted,
+        base: str,
+        *,
+        shown: str | None = None,
+        cache: str | None = None,
+    ) -> None:
         super().__init__(path, wanted, base, shown)
         file = self._open()
         schema = file.schema_arrow
@@ -56,16 +67,41 @@ class ParquetTable(ArrowRows):
         counts = np.array([group.num_rows for group in groups], np.int64)
         self._starts = np.cumsum(counts) - counts
         self._count: int = file.metadata.num_rows
-        # read(), not read_row_groups: one that is damaged shall be seen now.
-        self._texts = file.read(columns=names, use_threads=False)
+        self._names = names
+        how = ("texts", wanted, self.map, names)
+        self._kept_at = index_path(path, how, cache).removesuffix(".rows.npz") + ".arrow"
+        self._texts = self._load_texts(file)
         more = counts.astype("<i8").tobytes()
         if self.inside:
             sizes = [self._image_bytes(group) for group in groups]
             more += np.array(sizes, "<i8").tobytes()
-        self._take(self._texts, more)
+        known = kept_digest(self._kept_at, self.version) if self._is_large else None
+        if known is not None:
+            self.digest = known
+        else:
+            self._take(self._texts, more)
+            if self._is_large:
+                keep_digest(self._kept_at, self.version, self.digest)
         self._groups: OrderedDict[int, Any] = OrderedDict()
         self._held = 0
         self._opened: tuple[int, Any] | None = None
+
+    @property
+    def _is_large(self) -> bool:
+        return self._count >= KEPT_FROM and bool(self._names)
+
+    def _load_texts(self, file: Any) -> Any:
+        """Return all columns but images; those of a large file mapped from the cache."""
+        if self._is_large:
+            with suppress(OSError):  # the cache cannot be written, or read
+                found = map_texts(self._kept_at, self.version)
+                if found is None:
+                    keep_texts(self._kept_at, self.version, file, self._names)
+                    found = map_texts(self._kept_at, self.version)
+                if found is not None:
+                    return found
+        # read(), not read_row_groups: one that is damaged shall be seen now.
+        return file.read(columns=self._names, use_threads=False)
 
     def _find_leaf(self, file: Any) -> int:
         """Return the number of the leaf column that holds the images, and count its nulls."""
@@ -97,7 +133,16 @@ class ParquetTable(ArrowRows):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is open stays in its process.
-        return {**self.__dict__, "_groups": OrderedDict(), "_held": 0, "_opened": None}
+        state = {**self.__dict__, "_groups": OrderedDict(), "_held": 0, "_opened": None}
+        if self._is_large:
+            del state["_texts"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_texts" not in state:
+            self._check_same()
+            self._texts = self._load_texts(self._open())
 
     def __len__(self) -> int:
         return self._count
