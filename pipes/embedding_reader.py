@@ -19,7 +19,7 @@ from .reader_source import EmbeddingSource
 from .remote import Remote
 from .shard_cache import ShardCache
 from .sources import SourcePipe
-from .splits import split_rows
+from .splits import split_range
 
 
 class EmbeddingReader(SourcePipe):
@@ -119,7 +119,7 @@ class EmbeddingReader(SourcePipe):
         blocks = finder.find(folders)
         rows = RowRange(blocks, self.fields, self.meta_columns, self.store, start, end, piece_size)
         if split is not None and splits is not None:
-            rows = rows.part(*split_rows(len(rows), splits, split))
+            rows = rows.part(*split_range(len(rows), splits, split))
         self._set(rows)
         self._warn_of_thrashing()
 

@@ -33,7 +33,8 @@ class FileCache:
     server tells, and renamed. A seal behind its bytes tells whether a loss of power has damaged it:
     to wait until each small file is on the disk would take longer than to fetch it. Of the
     processes and threads that want one at once, one fetches it. The least recently used go first. A
-    file is taken for never changing: what is there is not asked for again. Holds nothing but its
+    file is taken for never changing, unless its version is told: what is there is not asked for
+    again. Holds nothing but its
     arguments: may be pickled and forked.
 
     Args:
@@ -51,16 +52,19 @@ class FileCache:
         """Where the files lie, in folders by the first letters of their names."""
         return os.path.join(cache_root(self.root), "files")
 
-    def path(self, url: str) -> str:
-        """Return where the file of a URL lies, when the cache has it."""
-        name = hash_name(f"{url} {_endpoint(self.remote)}")
+    def path(self, url: str, version: str = "") -> str:
+        """Return where the file of a URL lies, when the cache has it.
+
+        ``version`` is what tells versions of it apart, where that is known.
+        """
+        name = hash_name(f"{url} {_endpoint(self.remote)} {version}")
         return os.path.join(self.folder, name[:2], name)
 
-    def has(self, url: str) -> bool:
+    def has(self, url: str, version: str = "") -> bool:
         """Return whether the cache has a file at this moment."""
-        return os.path.exists(self.path(url))
+        return os.path.exists(self.path(url, version))
 
-    def read(self, url: str) -> bytes:
+    def read(self, url: str, version: str = "") -> bytes:
         """Return a file's bytes; it is fetched where it is not there.
 
         Raises:
@@ -68,7 +72,7 @@ class FileCache:
             CacheTooSmall: It is larger than the bound.
             OSError: It cannot be fetched, or the cache cannot be written.
         """
-        path = self.path(url)
+        path = self.path(url, version)
         while True:
             # No lock, as a shard has: what another process removes now can be read to its end.
             try:
@@ -86,9 +90,9 @@ class FileCache:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def fetch(self, url: str) -> None:
+    def fetch(self, url: str, version: str = "") -> None:
         """Have the cache hold a file; raises as `read`."""
-        path = self.path(url)
+        path = self.path(url, version)
         if not os.path.exists(path):
             self._fetch(url, path)
 
@@ -124,18 +128,22 @@ class RemoteFile(Stored):
         url: Whatever fsspec opens.
         cache: Keeps it.
         where: Words for the row that names it, such as ``/data/train.csv, line 7``.
+        version: What tells its versions apart; "" where it never changes.
     """
 
-    __slots__ = ("cache", "url", "where")
+    __slots__ = ("cache", "url", "version", "where")
 
-    def __init__(self, url: str, cache: FileCache | None = None, where: str = "") -> None:
+    def __init__(
+        self, url: str, cache: FileCache | None = None, where: str = "", version: str = ""
+    ) -> None:
         self.url = url
         self.cache = cache or FileCache()
         self.where = where
+        self.version = version
 
     @property
     def far(self) -> bool:
-        return self.cache.parallel(self.url) and not self.cache.has(self.url)
+        return self.cache.parallel(self.url) and not self.cache.has(self.url, self.version)
 
     def fetch(self) -> None:
         self._named(self.cache.fetch)
@@ -149,10 +157,10 @@ class RemoteFile(Stored):
         """
         return self._named(self.cache.read)
 
-    def _named(self, get: Callable[[str], T]) -> T:
-        """Return ``get(url)``; its errors say which row wants the file."""
+    def _named(self, get: Callable[[str, str], T]) -> T:
+        """Return ``get(url, version)``; its errors say which row wants the file."""
         try:
-            return get(self.url)
+            return get(self.url, self.version)
         except DataError as error:
             if not self.where:
                 raise

@@ -2,29 +2,20 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from .ahead import Ahead, fetching
 from .cache_room import parse_size
-from .errors import DataError
-from .file_cache import FileCache, RemoteFile, takes_options
-from .image_size import image_size, read_image_size
-from .local_file import cache_root
+from .file_cache import FileCache
+from .manifest_source import ManifestSource
 from .open_table import Opening
 from .order import Item, Lane, Order
 from .passes import PassOrder
-from .read import forget
 from .remote import Remote
-from .row_sizes import RowSizes
-from .sample import IMAGE_SIZE, KEY, URL, Extent, Sample, Stored
-from .sources import Source, SourcePipe
+from .sources import SourcePipe
+from .split_table import split_table
 from .table import Table, Wanted
-from .table_folder import Missing
-from .urls import local_path
 
 _BLOCK = 4096
 """Rows whose image sizes are given out at once."""
@@ -55,7 +46,11 @@ class ManifestReader(SourcePipe):
             manifest lies).
         columns: Names of the columns of a CSV or TSV file whose first line does not name them.
         quotes: Whether quotation marks in a CSV or TSV file quote; False: they are text.
-        split: Which part of a Hugging Face data set that has several.
+        split: Which split: of ``splits`` where they are given, else of those that the data has
+            (a Hugging Face data set of several, a folder in the folder).
+        splits: Name to fraction, such as ``{"train": 0.75, "val": 0.15, "test": 0.1}``.
+        split_by: ``"row"``: the numbers of rows are exact; rows of one image stay together.
+            ``"sample"``: by a hash of (seed, the image's path): adding data then moves nothing.
         seed: Seed of the order and of every other random draw of the graph.
         shuffle: Whether rows come in a random order; otherwise in the manifest's, and a folder's
             sorted by path.
@@ -68,7 +63,8 @@ class ManifestReader(SourcePipe):
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
-        ValueError: A row cannot be parsed, or no column fits; the message names file and line.
+        ValueError: A row cannot be parsed, no column fits, or a split is empty; the message names
+            file and line.
         ImportError: Parquet and Arrow files need pyarrow: ``pip install 'penstock[tables]'``.
     """
 
@@ -84,6 +80,8 @@ class ManifestReader(SourcePipe):
         columns: Sequence[str] | None = None,
         quotes: bool = True,
         split: str | None = None,
+        splits: Mapping[str, float] | None = None,
+        split_by: Literal["row", "sample"] = "row",
         seed: int = 0,
         shuffle: bool = True,
         cache: str | None = None,
@@ -97,7 +95,7 @@ class ManifestReader(SourcePipe):
             None if image_dir is None else os.fspath(image_dir),
             None if columns is None else tuple(columns),
             quotes,
-            split,
+            split if splits is None else None,
             cache,
             Remote(None if storage_options is None else dict(storage_options)),
         )
@@ -105,7 +103,12 @@ class ManifestReader(SourcePipe):
         self.seed = seed
         self.shuffle_shards = shuffle
         self.files = FileCache(cache, parse_size(cache_size), opening.remote)
+        self.split = split
+        self.splits = None if splits is None else dict(splits)
+        self.split_by = split_by
         self.table: Table = opening.open(path)
+        if splits is not None:
+            self.table = split_table(self.table, splits, split, split_by, seed)
 
     def shard_count(self) -> int:
         return len(self.table)
@@ -122,7 +125,7 @@ class ManifestReader(SourcePipe):
             sizes = [source.image_size(row, 0) for row in rows]
             yield np.array([s if isinstance(s, tuple) else (-1, -1) for s in sizes], np.int32)
 
-    def open(self, image_sizes: bool) -> "ManifestSource":
+    def open(self, image_sizes: bool) -> ManifestSource:
         return ManifestSource(self.table, self.files, image_sizes)
 
     def arguments(self) -> dict[str, Any]:
@@ -131,166 +134,10 @@ class ManifestReader(SourcePipe):
             "rows": {"count": len(self.table), "hash": self.table.digest},
             "seed": self.seed,
             "shuffle": self.shuffle_shards,
+            "split": self.split,
+            "splits": self.splits,
+            "split_by": self.split_by,
         }
 
     def _order(self, lane: Lane) -> Order[Item]:
         return PassOrder(self, lane)
-
-
-class ManifestSource(Source):
-    """The rows of one process: each a shard of one sample."""
-
-    def __init__(self, table: Table, files: FileCache, image_sizes: bool) -> None:
-        self._table = table
-        self._files = files
-        self._plain = replace(files, remote=Remote())
-        self._image_sizes = self.looks = image_sizes
-        path = os.path.join(cache_root(files.root), "index", f"{_name(table)}.sizes")
-        self._sizes = RowSizes(len(table), path) if image_sizes else None
-
-    def size(self, shard: int) -> int:
-        return 1
-
-    def sample(self, shard: int, index: int) -> Sample:
-        table, i = self._table.of(shard)
-        row = table.row(i)
-        found = row.pop(table.map.image, None)
-        sample: Sample = {KEY: _key(found, i), URL: table.url(i)}
-        sample["image"] = self._image(table, i, found)
-        if table.map.captions:
-            sample["caption"] = _caption(table, i, table.map.caption(row))
-            for name in table.map.captions:
-                del row[name]
-        for name, value in row.items():
-            sample.setdefault(name, value)
-        if self._image_sizes:
-            sample[IMAGE_SIZE] = self._measure(shard, sample["image"])
-        return sample
-
-    def image_size(self, shard: int, index: int) -> tuple[int, int] | str | None:
-        assert self._sizes is not None
-        known = self._sizes.get(shard)
-        if known is not None:
-            return known
-        for row in self._table.beside(shard):
-            if self._sizes.get(row) is None:
-                table, i = self._table.of(row)
-                image = table.row(i).get(table.map.image)
-                self._measure(row, self._image(table, i, image))
-        return self._sizes.get(shard)
-
-    def look(self, shards: Sequence[int]) -> None:
-        sizes = self._sizes
-        assert sizes is not None
-        far: dict[int, Ahead] = {}
-        unknown = 0
-        for row in map(int, shards):
-            table, i = self._table.of(row)
-            if sizes.get(row) is not None or sizes.recall(row, _version(table)) is not None:
-                continue
-            unknown += 1
-            image = self._image(table, i, table.row(i).get(table.map.image))
-            if isinstance(image, Stored) and image.far:
-                far[row] = Ahead(image)
-        self.looks = bool(far) or not unknown  # where all is near, to look ahead costs time
-        with fetching(list(far.values())):
-            for row, image in far.items():
-                try:
-                    self._measure(row, image)
-                except Exception:
-                    return  # it is raised when the row's turn comes
-
-    def _measure(self, shard: int, image: Extent | Stored | bytes) -> tuple[int, int] | str | None:
-        assert self._sizes is not None
-        known = self._sizes.get(shard)
-        if known is not None:
-            return known
-        if isinstance(image, Extent):
-            stat = os.stat(image.path)
-            version = stat.st_size, stat.st_mtime_ns
-            return self._sizes.find(shard, version, lambda: read_image_size(image))
-        version = _version(self._table.of(shard)[0])
-        data = image if isinstance(image, bytes) else None
-        return self._sizes.find(
-            shard,
-            version,
-            lambda: image_size(image.read() if data is None else data),  # type: ignore[union-attr]
-        )
-
-    def _image(self, table: Table, i: int, value: Any) -> Extent | Stored | bytes:
-        """Return the field for what a row has as its image."""
-        if isinstance(value, dict):  # Hugging Face's {bytes, path}
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, Stored | bytes):
-            return value
-        if not isinstance(value, str) or not value.strip():
-            return Missing(f"{table.where(i)}: there is no image in column {table.map.image!r}")
-        url = _join(table.base, value)
-        path = local_path(url)
-        if path is None:
-            files = self._files if takes_options(table.path, url) else self._plain
-            return RemoteFile(url, files, table.where(i))
-        try:
-            size = os.stat(path).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return Missing(f"{table.where(i)}: there is no image at {path}")
-        if not size:
-            return Missing(f"{table.where(i)}: the image {path} is empty")
-        forget(path)  # it may have been replaced since it was last read
-        return Extent(path, 0, size)
-
-    def name(self, shard: int, index: int) -> tuple[str, str]:
-        table, i = self._table.of(shard)
-        return table.url(i), _key(table.row(i).get(table.map.image), i)
-
-    def url(self, shard: int) -> str:
-        return self._table.url(shard)
-
-    def fingerprint(self, shard: int) -> int:
-        # A state has the hash of all rows: with another manifest it is refused before this.
-        return 0
-
-
-def _caption(table: Table, i: int, value: Any) -> Any:
-    """Return the field for what a row has as its caption: text, texts, or what tells the fault."""
-    if isinstance(value, Stored):
-        return value
-    texts = value if isinstance(value, list) else [value]
-    if any(text is not None and not isinstance(text, str) for text in texts):
-        kinds = sorted({type(text).__name__ for text in texts if not isinstance(text, str)})
-        return Missing(
-            f"{table.where(i)}: a caption must be text, found {', '.join(kinds)}", DataError
-        )
-    if not any(text and text.strip() for text in texts):
-        names = " or ".join(map(repr, table.map.captions))
-        return Missing(
-            f"{table.where(i)}: there is no caption in column {names}: write one, or give "
-            "caption_default='' to .decode()"
-        )
-    return value
-
-
-def _key(image: Any, i: int) -> str:
-    """Return what names a row's sample: its image's path as the row has it, else its number."""
-    if isinstance(image, dict):
-        image = image.get("path")
-    return image if isinstance(image, str) and image.strip() else f"{i:09d}"
-
-
-def _version(table: Table) -> tuple[int, int]:
-    """Return what tells the versions of images that are no files of their own, or lie at URLs."""
-    version: tuple[int, int] = getattr(table, "version", (0, 0))
-    return version
-
-
-def _join(base: str, path: str) -> str:
-    """Return the path or URL of an image."""
-    if "://" in path or path.startswith(("/", "~")):
-        return path
-    return f"{base.rstrip('/')}/{path}"
-
-
-def _name(table: Table) -> str:
-    """Return the name of a table's file of sizes: of these rows, with images from this place."""
-    place = f"{table.path} {table.base} {table.digest}".encode("utf-8", "surrogateescape")
-    return blake2b(place, digest_size=16).hexdigest()

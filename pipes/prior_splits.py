@@ -8,7 +8,7 @@ from typing import Any
 from .embedding_reader import EmbeddingReader
 from .prior_dataset import PriorLoader, PriorRows, paired
 from .replaced import warn_replaced
-from .splits import split_rows
+from .splits import split_range
 
 NAMES = ("train", "eval", "test")
 
@@ -133,7 +133,7 @@ def make_splits(
         if not splits[name]:
             loaders.append(NoBatches())
             continue
-        first, stop = split_rows(rows, splits, name)
+        first, stop = split_range(rows, splits, name)
         data = PriorRows(
             text_conditioned,
             batch_size,

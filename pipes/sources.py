@@ -65,6 +65,10 @@ class Source(ABC):
     def fingerprint(self, shard: int) -> int:
         """Return 64 bits that change when what a ref into this shard means changes."""
 
+    prints = True
+    """Whether shards have fingerprints. A source whose change a state refuses as a whole, and whose
+    shards are many, needs none."""
+
     holds = False
     """Whether shards are files that must be kept while they are in use."""
 
@@ -137,6 +141,8 @@ class Sources:
         self._companions: dict[Pipe, Companion] = {}
         # Those that hold files, by the number of the source whose shards they lie beside.
         self._beside: list[list[Companion]] = [[] for _ in pipes]
+        self._printed = np.array([source.prints for source in self._open])
+        self.prints = bool(self._printed.any())
 
     def of(self, pipe: SourcePipe) -> tuple[Source, int]:
         """Return a pipe's open source and the number of its first shard."""
@@ -233,3 +239,10 @@ class Sources:
         """Return 64 bits that change when what a ref into this shard means changes."""
         source, number = self._at(shard)
         return source.fingerprint(number)
+
+    def printed(self, shards: np.ndarray) -> np.ndarray:
+        """Return which of these shards have fingerprints, bool of the same shape."""
+        if len(self._first) == 1:
+            return np.broadcast_to(self._printed, shards.shape)
+        found: np.ndarray = self._printed[np.searchsorted(self._first, shards, side="right") - 1]
+        return found

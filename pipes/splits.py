@@ -1,10 +1,12 @@
-"""Train, validation and test: by shard, by sample, or by ranges of rows."""
+"""Train, validation and test: by shard, by sample, by row, or by ranges of rows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import blake2b
+
+import numpy as np
 
 from .urls import base_name
 
@@ -47,7 +49,7 @@ def split_shards(urls: list[str], splits: Mapping[str, float], split: str, seed:
     return [urls[i] for i in sorted(order[start : start + counts[split]])]
 
 
-def split_rows(rows: int, splits: Mapping[str, float], split: str) -> tuple[int, int]:
+def split_range(rows: int, splits: Mapping[str, float], split: str) -> tuple[int, int]:
     """Return the first row of one split, and the row behind its last.
 
     The splits lie one behind the other in the order of ``splits``, and together have each row once.
@@ -74,6 +76,45 @@ def split_rows(rows: int, splits: Mapping[str, float], split: str) -> tuple[int,
     if start == end:
         raise ValueError(f"split {split!r} ({splits[split]:g}) gets none of the {rows} rows")
     return start, end
+
+
+def split_rows(
+    keys: Iterable[str], splits: Mapping[str, float], split: str, seed: int
+) -> np.ndarray:
+    """Return the numbers of the rows of one split, rising, int64.
+
+    All splits together have each row once. Their numbers of rows are the exact fractions, rounded
+    by largest remainder, but that rows of one key stay together: the captions of one image are
+    never in two splits. Rows are dealt in an order drawn from the seed and their keys.
+
+    Args:
+        keys: The key of each row: its image's path.
+        splits: Name to fraction; the fractions sum to 1. Their order counts.
+        split: Which to return.
+        seed: Another one deals them anew.
+
+    Raises:
+        ValueError: If the fractions are negative or do not sum to 1, ``split`` is none of them or
+            has the fraction 0, or a split with a positive fraction would get no row.
+    """
+    _check(splits, split)
+    salt = _salt(seed)
+    places = np.fromiter((_hash(key, salt) for key in keys), np.uint64)
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    rows, start = order[:0], 0
+    end = 0
+    for name, count in _counts(len(places), splits).items():
+        end += count
+        stop = max(start, end)
+        if count:  # to where the key changes
+            stop = max(stop, int(np.searchsorted(places, places[end - 1], side="right")))
+        if splits[name] > 0 and stop == start:
+            raise ValueError(f"split {name!r} gets none of the {len(places)} rows: {dict(splits)}")
+        if name == split:
+            rows = order[start:stop]
+        start = stop
+    return np.sort(rows)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from .graph import Graph
 
-VERSION = 1
+VERSION = 2
 LoaderState = dict[str, Any]
 
 

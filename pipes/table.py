@@ -91,6 +91,13 @@ def _find(
     )
 
 
+def image_path(image: Any) -> str:
+    """Return the path or URL of what a row has as its image, "" where it has none."""
+    if isinstance(image, dict):  # Hugging Face's {bytes, path}
+        image = image.get("path")
+    return image if isinstance(image, str) and image.strip() else ""
+
+
 def base_of(path: str) -> str:
     """Return the last part of a path or URL, without an http URL's query."""
     if path.startswith(("http://", "https://")):
@@ -141,6 +148,10 @@ class Table(ABC):
     def beside(self, i: int) -> range:
         """Return the rows whose images come with one read, row ``i`` among them."""
         return range(i, i + 1)
+
+    def image_version(self, i: int) -> tuple[int, int]:
+        """Return what tells the versions of a row's image apart where it is no local file."""
+        return 0, 0
 
     def of(self, i: int) -> tuple["Table", int]:
         """Return the table of one file that row ``i`` lies in, and its number there."""

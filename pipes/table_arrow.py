@@ -1,20 +1,17 @@
-"""Manifests of Arrow's: Parquet files, and the Arrow files of Hugging Face's data sets."""
+"""Manifests of Arrow's: what its formats have in common, and Hugging Face's Arrow files."""
 
 import os
 import zlib
 from array import array
-from collections import OrderedDict
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError
+from .read import forget
 from .sample import Stored
 from .table import ColumnMap, Row, Table, Wanted
-
-GROUP_BYTES = 256 << 20
-"""Bytes of images that one process keeps of a Parquet file's row groups."""
 
 
 class RowImage(Stored):
@@ -55,6 +52,7 @@ class ArrowRows(Table):
                 f"{self.path} is read by pyarrow, which is not installed: "
                 "pip install 'penstock[tables]'"
             ) from error
+        forget(path)  # it may have been replaced since it was last read
         stat = os.stat(path)
         self.version = stat.st_size, stat.st_mtime_ns
 
@@ -75,113 +73,12 @@ class ArrowRows(Table):
     def fragment(self, i: int) -> str:
         return f"row={i + 1}"
 
+    def image_version(self, i: int) -> tuple[int, int]:
+        return self.version
+
     def image(self, i: int) -> bytes | None:
         """Return the bytes of the image in a row."""
         raise NotImplementedError
-
-
-class ParquetTable(ArrowRows):
-    """The rows of a Parquet file.
-
-    Columns without images are held in memory as Arrow has them: what their texts take, and a few
-    bytes a value. Images inside are read a row group at a time, and the last groups are kept, up to
-    `GROUP_BYTES` a process. A shuffle over a large file with images inside reads each group many
-    times: small row groups (``row_group_size=100``) make that cheap.
-
-    Args:
-        path: The file.
-        wanted: Which columns are what.
-        base: Folder that images are relative to.
-        shown: What errors call it.
-
-    Raises:
-        ImportError: pyarrow is not installed.
-        ValueError: It is no Parquet file, or its columns do not fit.
-    """
-
-    def __init__(self, path: str, wanted: Wanted, base: str, *, shown: str | None = None) -> None:
-        super().__init__(path, wanted, base, shown)
-        file = self._open()
-        schema = file.schema_arrow
-        self.map = wanted.find(schema.names, self.path)
-        self.inside = _is_bytes(schema.field(self.map.image).type)
-        names = [n for n in schema.names if not self.inside or n != self.map.image]
-        groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
-        counts = np.array([group.num_rows for group in groups], np.int64)
-        self._starts = np.cumsum(counts) - counts
-        self._count: int = file.metadata.num_rows
-        # read(), not read_row_groups: one that is damaged shall be seen now.
-        self._texts = file.read(columns=names, use_threads=False)
-        more = counts.astype("<i8").tobytes()
-        if self.inside:
-            sizes = [self._image_bytes(group) for group in groups]
-            more += np.array(sizes, "<i8").tobytes()
-        self._take(self._texts, more)
-        self._groups: OrderedDict[int, Any] = OrderedDict()
-        self._held = 0
-        self._opened: tuple[int, Any] | None = None
-
-    def _image_bytes(self, group: Any) -> int:
-        columns = [group.column(c) for c in range(group.num_columns)]
-        name = self.map.image
-        return sum(
-            c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] == name
-        )
-
-    def _open(self) -> Any:
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.ParquetFile(self._file, pre_buffer=False)
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{self.path} is no Parquet file: {error}") from error
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What is open stays in its process.
-        return {**self.__dict__, "_groups": OrderedDict(), "_held": 0, "_opened": None}
-
-    def __len__(self) -> int:
-        return self._count
-
-    def row(self, i: int) -> Row:
-        row: Row = {name: self._texts.column(name)[i].as_py() for name in self._texts.column_names}
-        if self.inside:
-            row[self.map.image] = RowImage(self, i)
-        return row
-
-    def _group(self, i: int) -> int:
-        return int(np.searchsorted(self._starts, i, side="right")) - 1
-
-    def beside(self, i: int) -> range:
-        if not self.inside:
-            return range(i, i + 1)
-        group = self._group(i)
-        ends = (*self._starts[1:].tolist(), self._count)
-        return range(int(self._starts[group]), int(ends[group]))
-
-    def image(self, i: int) -> bytes | None:
-        group = self._group(i)
-        images = self._groups.get(group)
-        if images is None:
-            images = self._groups[group] = self._read(group)
-            self._held += images.nbytes
-            while self._held > GROUP_BYTES and len(self._groups) > 1:
-                self._held -= self._groups.popitem(last=False)[1].nbytes
-        else:
-            self._groups.move_to_end(group)
-        return _bytes_of(images[i - int(self._starts[group])])
-
-    def _read(self, group: int) -> Any:
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), self._open()
-        stat = os.stat(self._file)
-        if (stat.st_size, stat.st_mtime_ns) != self.version:
-            raise RuntimeError(
-                f"{self.path} was changed under the run: put it back, or start the run anew"
-            )
-        table = self._opened[1].read_row_group(group, columns=[self.map.image], use_threads=False)
-        return table.column(self.map.image)
 
 
 class ArrowTable(ArrowRows):
@@ -204,7 +101,7 @@ class ArrowTable(ArrowRows):
         super().__init__(path, wanted, base, shown)
         table = self._table = self._map()
         self.map: ColumnMap = wanted.find(table.column_names, self.path)
-        self.inside = _is_bytes(table.schema.field(self.map.image).type)
+        self.inside = is_bytes(table.schema.field(self.map.image).type)
         names = [n for n in table.column_names if not self.inside or n != self.map.image]
         self._names = names
         more = b""
@@ -249,10 +146,10 @@ class ArrowTable(ArrowRows):
         return path
 
     def image(self, i: int) -> bytes | None:
-        return _bytes_of(self._table.column(self.map.image)[i])
+        return bytes_of(self._table.column(self.map.image)[i])
 
 
-def _is_bytes(kind: Any) -> bool:
+def is_bytes(kind: Any) -> bool:
     """Return whether a column's type is bytes, or Hugging Face's struct with ``bytes`` in it."""
     import pyarrow.types as types
 
@@ -265,7 +162,7 @@ def _has_bytes(value: Any) -> bool:
     return bool(value.is_valid and (not hasattr(value, "keys") or value["bytes"].is_valid))
 
 
-def _bytes_of(value: Any) -> bytes | None:
+def bytes_of(value: Any) -> bytes | None:
     """Return the bytes of an Arrow scalar, or of the ``bytes`` in a struct; None without any."""
     if not _has_bytes(value):
         return None

@@ -36,6 +36,8 @@ def text_to_image_dataset(
     image: str | None = None,
     caption: str | Sequence[str] | None = None,
     image_dir: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    splits: Mapping[str, float] | None = None,
     lanes: int = 1,
     repeat: bool = True,
     seed: int = 0,
@@ -76,8 +78,10 @@ def text_to_image_dataset(
         caption_pick: Which of several captions.
         caption_default: The caption of an image that has none; without it that is an error.
         image: The image's column; see `ManifestReader`.
-        caption: The caption's column, or several.
+        caption: The caption's column, or several; ``()``: batches without captions.
         image_dir: Folder or URL that images are relative to.
+        split: Which split: of ``splits``, or of those that the data has.
+        splits: Name to fraction, such as ``{"train": 0.9, "val": 0.1}``; see `ManifestReader`.
         lanes: Number of lanes; see `Lanes`.
         repeat: Whether passes follow each other; False for evaluation.
         seed: Seed of the order and of every random draw.
@@ -90,13 +94,16 @@ def text_to_image_dataset(
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
-        ValueError: A row cannot be parsed, or arguments do not fit; the message says which.
+        ValueError: A row cannot be parsed, there are no captions and nothing says what to do, or
+            arguments do not fit; the message says which.
     """
     reader = ManifestReader(
         path,
         image=image,
         caption=caption,
         image_dir=image_dir,
+        split=split,
+        splits=splits,
         seed=seed,
         shuffle=shuffle,
         cache=cache,
@@ -110,6 +117,12 @@ def text_to_image_dataset(
     captioned = bool(reader.table.map.captions)
     if not captioned and trigger:
         captioned, caption_default, trigger = True, trigger, ""
+    elif not captioned and caption_default is None and caption is None:
+        raise ValueError(
+            f"{path} has no captions: no image has a text file of its name beside it. Write them "
+            "(photo.txt for photo.jpg), or give caption_default='a photograph' as the caption of "
+            "all, or caption=() for batches without captions"
+        )
     pipe = pipe.lanes(lanes, repeat=repeat).decode(
         size,
         crop=crop,

@@ -1,9 +1,9 @@
 """The command line of every recipe: the whole dependency on jsonargparse is here."""
 
 import sys
-from typing import TypeVar, cast
+from typing import TypeVar
 
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 C = TypeVar("C")
 
@@ -15,14 +15,20 @@ def cli(config: type[C], argv: list[str] | None = None) -> C:
     prints the resolved values as YAML.
 
     Args:
-        config: A frozen, keyword-only dataclass.
+        config: A frozen, keyword-only dataclass of plain types; it may have methods.
         argv: Arguments instead of those of the process.
 
     Raises:
         SystemExit: On ``--help`` and ``--print_config``, and with one line on bad arguments.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    # Not auto_cli: it takes a class with public methods for a list of commands.
+    parser = ArgumentParser(description=(config.__doc__ or "").partition("\n")[0])
+    parser.add_argument("--config", action="config", help="Path to a configuration file.")
+    parser.add_class_arguments(config, as_group=False, sub_configs=True)
+    values = parser.parse_args(argv).as_dict()
+    del values["config"]
     try:
-        return cast(C, auto_cli(config, args=argv, as_positional=False))
+        return config(**values)
     except ValueError as error:  # from the config's own checks
         sys.exit(f"error: {error}")

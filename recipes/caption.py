@@ -23,7 +23,7 @@ from ..pipes import DataError, Extent, ManifestReader
 from ..pipes.decode_image import DecodePolicy, decode
 from ..pipes.draws import hash64
 from ..pipes.file_cache import RemoteFile
-from ..pipes.manifest import ManifestSource
+from ..pipes.manifest_source import ManifestSource
 from ..pipes.rank import place_of
 from ..pipes.read import read_value
 from ..pipes.table_folder import Missing

@@ -1,30 +1,18 @@
 """Check a data set: is every image an image, has it a caption, and what do buckets do to it."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from typing import Any
 
 from tqdm import tqdm
 
-from ..pipes import BucketReport, Buckets, DataError
-from ..pipes.decode_fields import CaptionField
-from ..pipes.decode_image import DecodePolicy, decode
-from ..pipes.draws import Draws, hash64, permutation
-from ..pipes.index_store import IndexStore
-from ..pipes.sample import Extent, Ref
-from ..pipes.shard_index import ShardIndex
-from .check_keys import KeyCheck, name_doubles
-from .check_sizes import SizeCheck
+from ..pipes import BucketReport, Buckets, ManifestReader
+from ..pipes.decode_image import DecodePolicy
+from .check_rows import RowCheck
+from .check_shards import ShardCheck
 from .findings import Extreme, Findings
-
-AT_ONCE = 256
-"""Images handed to the threads at once: what is in memory does not depend on a shard's size."""
-
-_DRAWS = Draws(0, Ref(0, 0, 0))
+from .tally import Tally
 
 
 @dataclass(frozen=True)
@@ -33,28 +21,33 @@ class Check:
 
     Attributes:
         shards: Shards looked at, and how many there are.
+        rows: Rows of manifests and images of folders looked at, and how many there are.
         samples: Samples looked at.
         readable: The shards that they are of.
         findings: What was found.
         report: What the buckets do to the images.
         smallest: The image of the smallest area; None without any.
         largest: The image of the largest area.
-        keys_compared: Keys compared with each other.
+        keys_compared: Keys compared with each other; None without shards.
     """
 
     shards: tuple[int, int]
+    rows: tuple[int, int]
     samples: int
     readable: list[str]
     findings: Findings
     report: BucketReport
     smallest: Extreme | None
     largest: Extreme | None
-    keys_compared: int
+    keys_compared: int | None
 
     def __str__(self) -> str:
         words = f"{self.samples:,} samples in {self.shards[0]:,} of {self.shards[1]:,} shards"
+        if self.rows[1]:
+            rows = f"{self.rows[0]:,} of {self.rows[1]:,} rows"
+            words = f"{words}, {rows} of manifests among them" if self.shards[1] else rows
         lines = [words, str(self.findings), ""]
-        if self.keys_compared < self.samples:
+        if self.keys_compared is not None and self.keys_compared < self.samples - self.rows[0]:
             lines.append(f"Keys were compared for the first {self.keys_compared:,} samples.")
         if self.smallest is not None:
             lines += [f"smallest  {self.smallest}", f"largest   {self.largest}", ""]
@@ -64,6 +57,7 @@ class Check:
         """Return everything as JSON holds it; sizes are [height, width] in pixels."""
         return {
             "shards": {"checked": self.shards[0], "all": self.shards[1]},
+            "rows": {"checked": self.rows[0], "all": self.rows[1]},
             "samples": self.samples,
             "faults": self.findings.faults,
             "findings": self.findings.as_dict(),
@@ -74,8 +68,9 @@ class Check:
         }
 
 
-def check_shards(
-    urls: Sequence[str],
+def check_data(
+    shards: Sequence[str],
+    manifests: Sequence[ManifestReader],
     buckets: Buckets,
     *,
     caption: str | None = None,
@@ -88,130 +83,61 @@ def check_shards(
 ) -> Check:
     """Return what is wrong with a data set, every image decoded, with a progress bar.
 
-    Memory does not grow with the data set, but for 8 bytes a key.
+    Memory does not grow with the data set, but for 16 bytes a sample.
 
     Args:
-        urls: The shards.
+        shards: URLs of tar shards.
+        manifests: Manifests and folders.
         buckets: Where images go.
         caption: Name of the caption's field, as in `Decoder`.
         cache: Folder of the indexes.
-        limit: Samples to look at, in shards taken in a random order; None: all of them, in the
-            order of the shards.
+        limit: Samples to look at, in shards taken in a random order, and rows taken at random from
+            each manifest; None: all of them, in their order.
         threads: Threads that decode.
         crop_share: The share of an image that a crop may take without being noted, 0 to 1.
         policy: How images are decoded.
-        seed: Seed of the order of the shards.
+        seed: Seed of what is taken.
     """
-    findings, keys = Findings(), KeyCheck()
-    sizes = SizeCheck(buckets, findings, crop_share)
-    store, policy = IndexStore(cache), policy or DecodePolicy()
-    captions = CaptionField(caption, "first", False, None)
-    order = range(len(urls)) if limit is None else permutation(len(urls), hash64(seed)).tolist()
-    taken: list[tuple[str, int]] = []
-    samples = opened = 0
+    tally = Tally(buckets, crop_share, caption, policy or DecodePolicy())
+    tars = ShardCheck(shards, limit, cache, seed)
+    rows = [RowCheck(reader, limit, seed) for reader in manifests]
+    parts: list[ShardCheck | RowCheck] = [*([tars] if shards else []), *rows]
     with ThreadPoolExecutor(threads) as pool, tqdm(unit=" samples", desc="check") as bar:
-        for url in (urls[i] for i in order):
-            if limit is not None and samples >= limit:
-                break
-            opened += 1
-            found = _open(store, url, findings)
-            if found is None:
-                continue
-            path, index = found
-            count = len(index) if limit is None else min(len(index), limit - samples)
-            samples += count
-            taken.append((url, count))
-            bar.total = _expected(samples, opened, len(urls), limit)
-            keys.add(index.keys()[:count])
-            sizes.add(url, index, count)
-            for i, faults in enumerate(_faults(pool, path, index, count, captions, policy)):
-                for kind, reason in faults:
-                    findings.add(kind, url, index.key(i), reason)
+        done = 0
+        for i, part in enumerate(parts):
+            later = sum(len(row) for row in rows if row in parts[i + 1 :])
+            for expected in part.run(tally, pool):
+                bar.total = done + expected + later
                 bar.update()
-        bar.total = samples
-    _note_doubles(keys, taken, store, findings)
+            done += len(part)
+        bar.total = done
+    _note_copies(tally, parts)
     return Check(
-        shards=(opened, len(urls)),
-        samples=samples,
-        readable=[url for url, _ in taken],
-        findings=findings,
-        report=sizes.report,
-        smallest=sizes.smallest,
-        largest=sizes.largest,
-        keys_compared=keys.compared,
+        shards=(tars.opened, len(shards)),
+        rows=(sum(map(len, rows)), sum(len(reader.table) for reader in manifests)),
+        samples=done,
+        readable=[url for url, _ in tars.taken],
+        findings=tally.findings,
+        report=tally.sizes.report,
+        smallest=tally.sizes.smallest,
+        largest=tally.sizes.largest,
+        keys_compared=tars.keys.compared if shards else None,
     )
 
 
-def _open(store: IndexStore, url: str, findings: Findings) -> tuple[str, ShardIndex] | None:
-    try:
-        return store.open(url, image_sizes=True)
-    except (DataError, OSError) as error:
-        findings.add("damaged_shard", url, "", str(error))
-        return None
+def _note_copies(tally: Tally, parts: Sequence[ShardCheck | RowCheck]) -> None:
+    """Note the images that are copies of earlier ones."""
+    copies = tally.copies.copies()
+    tally.findings.counts["copy"] = len(copies)
+    for copy, first in copies[: tally.findings.most].tolist():
+        url, key = _name(parts, first)
+        tally.findings.example("copy", *_name(parts, copy), f"the same as {key} of {url}")
 
 
-def _expected(samples: int, opened: int, shards: int, limit: int | None) -> int:
-    """Return how many samples there will be, if all shards are like those that were opened."""
-    likely = round(samples / opened * shards)
-    return likely if limit is None else min(limit, likely)
-
-
-def _faults(
-    pool: ThreadPoolExecutor,
-    path: str,
-    index: ShardIndex,
-    count: int,
-    captions: CaptionField,
-    policy: DecodePolicy,
-) -> Iterator[list[tuple[str, str]]]:
-    """Yield the (kind, reason) of all that is wrong with each sample of a shard."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        numbers = iter(range(count))
-        while some := list(islice(numbers, AT_ONCE)):
-            images = pool.map(partial(_image_fault, fd, index, policy), some)
-            for i, image in zip(some, images, strict=True):
-                faults = (image, _caption_fault(path, index.members(i), captions))
-                yield [fault for fault in faults if fault is not None]
-    finally:
-        os.close(fd)
-
-
-def _image_fault(
-    fd: int, index: ShardIndex, policy: DecodePolicy, i: int
-) -> tuple[str, str] | None:
-    extent = index.image_extent(i)
-    if extent is None:
-        fields = ", ".join(name for name, _, _ in index.members(i))
-        return "no_image", f"its fields are: {fields}"
-    field, offset, size = extent
-    data = os.pread(fd, size, offset)
-    try:
-        decode(data, policy)
-    except DataError as error:
-        return "corrupt_image", f"field {field!r}: {error}"
-    return None
-
-
-def _caption_fault(
-    path: str, members: Sequence[tuple[str, int, int]], captions: CaptionField
-) -> tuple[str, str] | None:
-    sample: dict[str, Any] = {name: Extent(path, at, size) for name, at, size in members}
-    try:
-        field, text = captions.read(sample, _DRAWS)
-    except DataError as error:
-        return "no_caption", str(error)
-    if text is None:
-        return "no_caption", f"its fields are: {', '.join(sample)}"
-    return None if text else ("empty_caption", f"field {field or captions.name!r}")
-
-
-def _note_doubles(
-    keys: KeyCheck, taken: list[tuple[str, int]], store: IndexStore, findings: Findings
-) -> None:
-    doubles = keys.doubles()
-    findings.counts["duplicate_key"] = len(doubles)
-    if len(doubles):
-        shards = ((url, store.open(url)[1].keys()[:count]) for url, count in taken)
-        for key, (first, second) in name_doubles(doubles, shards, findings.most):
-            findings.example("duplicate_key", first, key, f"also in {second}")
+def _name(parts: Sequence[ShardCheck | RowCheck], i: int) -> tuple[str, str]:
+    """Return URL and key of the ``i``-th sample of all parts."""
+    for part in parts:
+        if i < len(part):
+            return part.name(i)
+        i -= len(part)
+    raise IndexError(i)

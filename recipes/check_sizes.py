@@ -1,13 +1,16 @@
 """Check the sizes of a data set's images: which bucket they go to, and what it costs them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from ..pipes import BucketReport, Buckets, bucket_report
 from ..pipes.bucket_report import BucketRow
-from ..pipes.shard_index import ShardIndex
 from .findings import Extreme, Findings
+
+Namer = Callable[[int], tuple[str, str]]
+"""Gives (URL, key) of the i-th sample of those that are added together."""
 
 
 class SizeCheck:
@@ -32,38 +35,42 @@ class SizeCheck:
         self.smallest: Extreme | None = None
         self.largest: Extreme | None = None
 
-    def add(self, url: str, index: ShardIndex, count: int) -> None:
-        """Take in the first ``count`` samples of a shard, whose index has image sizes."""
-        assert index.image_sizes is not None
-        sizes = index.image_sizes[:count].astype(np.int64)
+    def add(self, sizes: np.ndarray, name: Namer) -> None:
+        """Take in some samples.
+
+        Args:
+            sizes: Height and width of each image in pixels, integers [n, 2]; 0 where a sample has
+                none, -1 where it cannot be read.
+            name: What they are called.
+        """
+        sizes = sizes.astype(np.int64)
         with_image = (sizes != 0).any(axis=1)
         self.report = merge(self.report, bucket_report(self.buckets, sizes[with_image]))
         readable = np.flatnonzero((sizes > 0).all(axis=1))
         if not len(readable):
             return
-        self._extremes(url, index, sizes, readable)
+        self._extremes(name, sizes, readable)
         chosen = self.buckets.assign_many(sizes[readable])
-        self._note("refused", url, index, sizes, readable[chosen < 0], "")
+        self._note("refused", name, sizes, readable[chosen < 0], "")
         placed, chosen = readable[chosen >= 0], chosen[chosen >= 0]
         targets = np.array(self.buckets.sizes)[chosen]
         scale = targets / sizes[placed]
         enlarged = np.flatnonzero(scale.max(axis=1) > 1)
         for i in enlarged[: self.findings.most]:
             words = f"{scale[i].max():.2f}x to {targets[i, 0]}x{targets[i, 1]}"
-            self._note("enlarged", url, index, sizes, placed[i : i + 1], words, count=False)
+            self._note("enlarged", name, sizes, placed[i : i + 1], words, count=False)
         lost = 1 - scale.min(axis=1) / scale.max(axis=1)
         cropped = np.flatnonzero(lost > self.crop_share)
         for i in cropped[: self.findings.most]:
             words = f"loses {lost[i]:.0%} to {targets[i, 0]}x{targets[i, 1]}"
-            self._note("cropped", url, index, sizes, placed[i : i + 1], words, count=False)
+            self._note("cropped", name, sizes, placed[i : i + 1], words, count=False)
         self.findings.counts["enlarged"] += len(enlarged)
         self.findings.counts["cropped"] += len(cropped)
 
     def _note(
         self,
         kind: str,
-        url: str,
-        index: ShardIndex,
+        name: Namer,
         sizes: np.ndarray,
         which: np.ndarray,
         words: str,
@@ -72,11 +79,11 @@ class SizeCheck:
         for i in which[: self.findings.most].tolist():
             height, width = sizes[i].tolist()
             reason = f"{height}x{width}{': ' if words else ''}{words}"
-            self.findings.example(kind, url, index.key(i), reason)
+            self.findings.example(kind, *name(i), reason)
         if count:
             self.findings.counts[kind] += len(which)
 
-    def _extremes(self, url: str, index: ShardIndex, sizes: np.ndarray, which: np.ndarray) -> None:
+    def _extremes(self, namer: Namer, sizes: np.ndarray, which: np.ndarray) -> None:
         areas = sizes[which].prod(axis=1)
         for name, at, sign in (
             ("smallest", int(areas.argmin()), 1),
@@ -85,7 +92,7 @@ class SizeCheck:
             known: Extreme | None = getattr(self, name)
             height, width = sizes[which[at]].tolist()
             if known is None or sign * height * width < sign * known.height * known.width:
-                setattr(self, name, Extreme(height, width, url, index.key(int(which[at]))))
+                setattr(self, name, Extreme(height, width, *namer(int(which[at]))))
 
 
 def merge(one: BucketReport, other: BucketReport) -> BucketReport:

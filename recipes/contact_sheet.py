@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .write_file import write_file
 
 PNG_IMAGES = 64
 PAGE_IMAGES = 400
@@ -95,9 +96,8 @@ def write_contact_sheet(
     png, page = out / "contact_sheet.png", out / "contact_sheet.html"
     sheet = io.BytesIO()
     _draw_sheet(ordered, title, notes, len(batches)).save(sheet, "PNG")
-    _write(png, sheet.getvalue())
-    html = _page(ordered, title, notes, report_html, len(batches))
-    _write(page, html.encode("utf-8", "replace"))
+    write_file(png, sheet.getvalue())
+    write_file(page, _page(ordered, title, notes, report_html, len(batches)))
     return png, page
 
 
@@ -260,9 +260,18 @@ def _draw_row(
         for line in _wrap(cell.caption or "(no caption)", font, CELL, CAPTION_LINES):
             draw.text((x, text), line, INK if cell.caption else FAINT, font)
             text += 15
-        draw.text((x, text), _wrap(_where(cell), font, CELL, 1)[0], FAINT, font)
+        draw.text((x, text), _shortened(cell, font, CELL), FAINT, font)
         tallest = max(tallest, text + 15 - y)
     return tallest
+
+
+def _shortened(cell: _Cell, font: Any, width: float) -> str:
+    """Return what names a cell, in ``width`` pixels: of a long key the end, which differs most."""
+    words = _where(cell)
+    begin, key = words[: len(words) - len(cell.key)], cell.key
+    while key and font.getlength(words) > width:
+        words = f"{begin}…{(key := key[1:])}"
+    return words
 
 
 def _wrap(text: str, font: Any, width: float, limit: int) -> list[str]:
@@ -285,10 +294,3 @@ def _wrap(text: str, font: Any, width: float, limit: int) -> list[str]:
             line, ends = line[:-1], "…"
         lines[i] = line + ends
     return lines or [""]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file under its name only when it is whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)

@@ -11,6 +11,8 @@ KINDS = {
     "no_image": "samples without an image",
     "no_caption": "captions missing or unreadable",
     "empty_caption": "empty captions",
+    "lone_caption": "text files without an image of their name",
+    "copy": "images that are copies of an earlier one, byte for byte",
     "duplicate_key": "keys that several shards have (told apart by shard, but not by a join)",
     "refused": "images too small for every bucket",
     "enlarged": "images enlarged to fill their bucket",
@@ -26,7 +28,7 @@ class Example(NamedTuple):
     """One finding.
 
     Attributes:
-        shard: URL of the shard.
+        shard: URL of the shard, or of the manifest and the row, or the folder.
         key: Key of the sample; empty where it is the whole shard.
         reason: What was found, in words.
     """

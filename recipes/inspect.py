@@ -1,15 +1,17 @@
 """Look at a data set: batches as a model would see them, what the buckets do, and what is wrong.
 
     python -m penstock.recipes.inspect --url 'shards/{000..099}.tar' --out look
+    python -m penstock.recipes.inspect --url photographs/ --out look
     python -m penstock.recipes.inspect --url 'shards/{000..099}.tar' --out look --batch 4711
 
-The first form really decodes every image (``--limit 10000`` for fewer); the second shows global
-batch 4711 of a training, whose graph is either that of the options below or, with ``--graph
+The first two really decode every image (``--limit 10000`` for fewer); the third shows global batch
+4711 of a training, whose graph is either that of the options below or, with ``--graph
 train:build``, what ``build(url)`` in ``train.py`` returns.
 """
 
 import importlib
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,13 +21,15 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from ..pipes import AspectRatioBucketer, Buckets, DataError, ElasticDataLoader, Pipe, ShardLister
+from ..pipes import AspectRatioBucketer, Buckets, DataError, ElasticDataLoader, ManifestReader, Pipe
 from ..pipes.graph import Graph
 from ..pipes.sources import source_pipes
 from ..pipes.tar import TarReader
 from ._cli import cli
-from .check import Check, check_shards
+from .check import Check, check_data
 from .contact_sheet import write_contact_sheet
+from .findings import FAULTS, KINDS
+from .open_source import is_manifest, open_source
 from .write_file import write_file
 
 
@@ -34,11 +38,12 @@ class Config:
     """Show batches of a data set, report what buckets do to it, and check all samples."""
 
     url: str
-    """The shards: a path or URL with braces or wildcards (in quotes), or a folder."""
+    """Shards, a manifest, or a folder of shards or images: a path or URL, with braces or wildcards
+    (in quotes)."""
     out: Path
     """Folder for the contact sheet and the report; made if missing."""
     limit: int | None = None
-    """Samples to check, in shards taken at random; all where it is not given."""
+    """Samples to check, in shards or from rows taken at random; all where it is not given."""
     batches: int = 16
     """Batches to show."""
     batch: int | None = None
@@ -57,14 +62,19 @@ class Config:
     """Largest ratio of a bucket's longer side to the shorter."""
     upscale: bool = True
     """Whether images may be enlarged to fill a bucket; else small ones are passed over."""
-    caption: str | None = None
-    """Field of the caption, such as json.text; the first of caption, txt, text if not given."""
+    caption: str | list[str] | None = None
+    """Field of the caption, such as json.text; the first of caption, txt, text if not given. Of a
+    manifest its column, or several; [] where it has none."""
+    image: str | None = None
+    """The images' column in a manifest; else known names are looked for."""
+    image_dir: str | None = None
+    """Folder or URL that a manifest's paths of images are relative to; else the manifest's."""
     crop: Literal["center", "random"] = "center"
     """Which part of an image is kept."""
     flip: float = 0.0
     """Probability of a mirror image."""
     shuffle: int = 1000
-    """Samples in the shuffle window."""
+    """Samples in the shuffle window of shards; rows are shuffled over their whole length."""
     lanes: int = 1
     """Lanes of the order."""
     by: Literal["samples", "shards"] = "samples"
@@ -90,11 +100,9 @@ def build(cfg: Config, shards: Sequence[str] | None = None) -> Pipe:
     if cfg.graph is not None:
         return _load_graph(cfg.graph, cfg.url)
     by = cfg.by if cfg.batch is not None else "shards"  # one lane: they need not be counted
+    pipe, caption = _samples(cfg, shards)
     return (
-        ShardLister(shards or cfg.url, seed=cfg.seed, cache=cfg.cache)
-        .read_tar()
-        .shuffle(cfg.shuffle)
-        .bucket_by_aspect_ratio(
+        pipe.bucket_by_aspect_ratio(
             cfg.resolution,
             cfg.batch_size,
             step=cfg.step,
@@ -102,9 +110,29 @@ def build(cfg: Config, shards: Sequence[str] | None = None) -> Pipe:
             upscale=cfg.upscale,
         )
         .lanes(cfg.lanes if cfg.batch is not None else 1, by, repeat=cfg.batch is not None)
-        .decode(caption=cfg.caption, caption_default="", crop=cfg.crop, flip=cfg.flip)
+        .decode(caption=caption, caption_default="", crop=cfg.crop, flip=cfg.flip)
         .map(only_shown)
     )
+
+
+def _samples(cfg: Config, shards: Sequence[str] | None) -> tuple[Pipe, str | None]:
+    """Return the samples in the order of a training, and the name of the caption's field."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*text file")  # the check says it
+        source = open_source(
+            shards or cfg.url,
+            image=cfg.image,
+            caption=cfg.caption if is_manifest(cfg.url) else None,
+            image_dir=cfg.image_dir,
+            seed=cfg.seed,
+            shuffle=True,
+            cache=cfg.cache,
+        )
+    if isinstance(source, ManifestReader):
+        return source, None
+    if isinstance(cfg.caption, list):
+        raise ValueError(f"{cfg.url} are tar shards, whose caption is one field: {cfg.caption}")
+    return source.shuffle(cfg.shuffle), cfg.caption
 
 
 def only_shown(sample: dict[str, Any]) -> dict[str, Any]:
@@ -116,16 +144,37 @@ def main(cfg: Config) -> None:
     """Write what was asked for, and say where it is."""
     print(cfg)
     try:
-        pipe = build(cfg)
-    except (ValueError, OSError) as error:
+        _run(cfg)
+    except (DataError, IndexError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def look(url: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any) -> None:
+    """Write a contact sheet and a report of a data set into a folder: the recipe, from Python.
+
+    Args:
+        url: Shards, a manifest, or a folder of shards or images.
+        out: Folder; made if missing.
+        options: The other fields of `Config`.
+
+    Raises:
+        ValueError: There is nothing that can be read.
+        OSError: Something cannot be read or written.
+    """
+    _run(Config(url=os.fspath(url), out=Path(out), **options))
+
+
+def _run(cfg: Config) -> None:
+    pipe = build(cfg)
     if cfg.batch is not None:
         show_batch(cfg, _loader(pipe), cfg.batch)
         return
-    check = check_shards(
-        _urls(pipe),
+    shards, manifests = _sources(pipe)
+    check = check_data(
+        shards,
+        manifests,
         _buckets(cfg, pipe),
-        caption=cfg.caption,
+        caption=cfg.caption if shards and isinstance(cfg.caption, str) else None,
         cache=cfg.cache,
         limit=cfg.limit,
         threads=cfg.threads,
@@ -149,13 +198,10 @@ def show_batch(cfg: Config, loader: ElasticDataLoader, g: int) -> None:
     state = None
     if cfg.state is not None:
         state = json.loads(cfg.state.read_text(encoding="utf-8"))
-    try:
-        with warnings.catch_warnings():
-            # Only the order matters here: this graph shows images and captions alone.
-            warnings.filterwarnings("ignore", message="the work half has changed")
-            batch = loader.batch_at(g, state)
-    except (DataError, IndexError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    with warnings.catch_warnings():
+        # Only the order matters here: this graph shows images and captions alone.
+        warnings.filterwarnings("ignore", message="the work half has changed")
+        batch = loader.batch_at(g, state)
     captions = batch.get("caption", [""] * len(batch["__key__"]))
     for url, key, caption in zip(batch["__url__"], batch["__key__"], captions, strict=True):
         print(f"{url}  {key}  {caption}")
@@ -181,10 +227,12 @@ def first_batches(loader: ElasticDataLoader, count: int) -> list[dict[str, Any]]
 
 def write_sheet(cfg: Config, batches: list[dict[str, Any]], check: Check) -> tuple[Path, Path]:
     """Return the paths of the contact sheet, with the check on its page."""
+    counts = check.findings.counts
+    faults = "; ".join(f"{counts[kind]:,} {KINDS[kind]}" for kind in FAULTS if counts[kind])
     words = (
-        f"{check.samples:,} samples were checked: {check.findings.faults:,} faults, "
-        f"{check.findings.counts['enlarged']:,} images enlarged, "
-        f"{check.findings.counts['cropped']:,} that lose more than {cfg.crop_share:.0%}."
+        f"{check.samples:,} samples were checked: {faults or 'no fault'}.\n"
+        f"{counts['enlarged']:,} images are enlarged, {counts['cropped']:,} lose more than "
+        f"{cfg.crop_share:.0%}, {counts['copy']:,} are copies."
     )
     extremes = ""
     if check.smallest is not None:
@@ -214,12 +262,13 @@ def _load_graph(name: str, url: str) -> Pipe:
     return pipe
 
 
-def _urls(pipe: Pipe) -> list[str]:
-    """Return the shards of all sources of a graph."""
+def _sources(pipe: Pipe) -> tuple[list[str], list[ManifestReader]]:
+    """Return the shards of all sources of a graph, and its manifests."""
     readers = source_pipes(Graph.of(pipe).top)
-    return [
+    shards = [
         url for reader in readers if isinstance(reader, TarReader) for url in reader.source.urls
     ]
+    return shards, [reader for reader in readers if isinstance(reader, ManifestReader)]
 
 
 def _buckets(cfg: Config, pipe: Pipe) -> Buckets:

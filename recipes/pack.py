@@ -27,7 +27,8 @@ from ..pipes.rank import place_of
 from ..pipes.sample import Sample, Stored
 from ._cli import cli
 from .all_ranks import all_ranks
-from .pack_input import PackInput, open_input
+from .open_source import open_source
+from .pack_input import PackInput
 from .pack_members import Members, check_image, read_members
 from .pack_shard import Record, Shard, check_plan, make_shards, whole_record, write_shard
 
@@ -101,9 +102,10 @@ def pack(cfg: Config, rank: int = 0, world_size: int = 1) -> list[tuple[Record, 
         ValueError: The input is another one than what the folder was begun with, or is none.
         OSError: A file cannot be read or written.
     """
-    source = open_input(
+    pipe = open_source(
         cfg.url, image=cfg.image, caption=cfg.caption, image_dir=cfg.image_dir, cache=cfg.cache
     )
+    source = PackInput(pipe)
     shards = make_shards(len(source), cfg.samples_per_shard)
     cfg.out.mkdir(parents=True, exist_ok=True)
     options = {name: getattr(cfg, name) for name in ("samples_per_shard", *_CONTENT)}

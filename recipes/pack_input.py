@@ -5,19 +5,14 @@ import zlib
 from bisect import bisect_right
 from itertools import accumulate
 
-from ..pipes import ManifestReader, ShardLister
+from ..pipes import ManifestReader
 from ..pipes.file_cache import RemoteFile
 from ..pipes.local_file import source_version
-from ..pipes.open_table import PARQUET, TEXTS
 from ..pipes.sample import URL, Extent, Sample
 from ..pipes.sources import SourcePipe
 from ..pipes.table_arrow import RowImage
 from ..pipes.table_folder import CaptionFile, Missing
 from ..pipes.tar import TarReader
-from ..pipes.urls import LIST_ENDINGS, TAR_ENDINGS, expand_urls, local_path
-
-MANIFESTS = (*TEXTS, *PARQUET, ".arrow")
-"""Endings of the names that are taken for manifests."""
 
 
 class PackInput:
@@ -25,10 +20,9 @@ class PackInput:
 
     Args:
         pipe: A source that is not shuffled.
-        cache: Folder of the cache.
     """
 
-    def __init__(self, pipe: SourcePipe, cache: str | None = None) -> None:
+    def __init__(self, pipe: SourcePipe) -> None:
         self._source = pipe.open(False)
         self._ends = (
             None  # a manifest's shards are its rows
@@ -87,73 +81,10 @@ class PackInput:
         if isinstance(value, CaptionFile):
             return _time(value.path)
         if isinstance(value, RemoteFile):
-            return value.url
+            return f"{value.url} {value.version}"
         if isinstance(value, RowImage):
             return f"{value.row} {value.table.version}"
         return "missing" if isinstance(value, Missing) else repr(value)
-
-
-def open_input(
-    url: str | list[str],
-    *,
-    image: str | None = None,
-    caption: str | list[str] | None = None,
-    image_dir: str | None = None,
-    cache: str | None = None,
-) -> PackInput:
-    """Return what lies at a path or URL: tar shards, manifests, or a folder.
-
-    Args:
-        url: Shards as `expand_urls` takes them (a folder of shards too), else what `ManifestReader`
-            takes; manifests may have braces and wildcards in their names.
-        image: The image's column of a manifest.
-        caption: The caption's column of a manifest, or several.
-        image_dir: Folder or URL that a manifest's paths of images are relative to.
-        cache: Folder of the cache.
-
-    Raises:
-        FileNotFoundError: There is nothing.
-        ValueError: It is nothing that can be read, or columns are named for shards.
-    """
-    urls = [url] if isinstance(url, str) else list(url)
-    if not all(map(_is_manifest, urls)):
-        if image is not None or caption is not None or image_dir is not None:
-            raise ValueError(
-                f"{url} are tar shards, which have no columns: image, caption and image_dir are "
-                "for manifests and folders"
-            )
-        pipe: SourcePipe = TarReader(ShardLister(urls, shuffle=False, cache=cache))
-        return PackInput(pipe, cache)
-    paths = [
-        path
-        for one in urls
-        for path in ([one] if _is_there(one) or not one.endswith(MANIFESTS) else expand_urls(one))
-    ]
-    pipe = ManifestReader(
-        paths, image=image, caption=caption, image_dir=image_dir, shuffle=False, cache=cache
-    )
-    return PackInput(pipe, cache)
-
-
-def _is_manifest(url: str) -> bool:
-    """Return whether a path or URL is no shard, no folder of shards and no list of shards."""
-    path = local_path(url)
-    if path is not None and os.path.isdir(path):
-        with os.scandir(path) as entries:
-            return not any(e.name.endswith(TAR_ENDINGS) and e.name[0] != "." for e in entries)
-    ending = os.path.splitext(url)[1].lower()
-    if ending in MANIFESTS:
-        return True
-    return not (url.startswith("@") or ending in LIST_ENDINGS or _is_tar_pattern(url))
-
-
-def _is_tar_pattern(url: str) -> bool:
-    return url.endswith((*TAR_ENDINGS, "/", "*", "}"))
-
-
-def _is_there(url: str) -> bool:
-    path = local_path(url)
-    return path is None or os.path.exists(path)
 
 
 def _time(path: str) -> str:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def write_file(path: str | Path, text: str) -> Path:
+def write_file(path: str | Path, text: str | bytes) -> Path:
     """Return ``path``, which now holds ``text`` (UTF-8); a kill leaves what was there before.
 
     Args:
@@ -14,8 +14,8 @@ def write_file(path: str | Path, text: str) -> Path:
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(text.encode("utf-8", "replace") if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -64,17 +64,6 @@ def test_images_inside(kind, suffix, images, tmp_path):
     assert report.batches
 
 
-def test_parquet_and_memory_of_row_groups(images, tmp_path, monkeypatch):
-    path = tmp_path / "rows.parquet"
-    pq.write_table(inside(images, "bytes"), path, row_group_size=4)
-    monkeypatch.setattr("penstock.pipes.table_arrow.GROUP_BYTES", 1)
-    reader = ManifestReader(path)
-    source = reader.open(False)
-    for i in (0, 5, 1, 22, 21, 0):
-        assert source.sample(i, 0)["image"].read() == images[i]
-    assert len(reader.table._groups) == 1
-
-
 def test_paths_in_parquet(images, tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(images[i])
@@ -88,11 +77,42 @@ def test_paths_in_parquet(images, tmp_path):
         next(iter(reader.batch(3).decode(8).loader()))
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_struct_may_have_a_path_in_the_place_of_bytes(suffix, images, tmp_path):
+    (tmp_path / "beside.jpg").write_bytes(images[9])
+    column = [
+        {"bytes": images[0], "path": "0.jpg"},
+        {"bytes": None, "path": "beside.jpg"},
+        {"bytes": None, "path": str(tmp_path / "beside.jpg")},
+        {"bytes": None, "path": "gone.jpg"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    table = pa.table({"image": column, "text": list("abcdef")})
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path, row_group_size=4)
+    else:
+        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+    found = once(ManifestReader(path, shuffle=False))
+    read = [s["image"].read() for s in found[:3]]
+    assert read == [images[0], images[9], images[9]]
+    assert [s["__key__"] for s in found[1:3]] == ["beside.jpg", str(tmp_path / "beside.jpg")]
+    for sample, message in zip(
+        found[3:], ("row 4: there is no image at .*gone.jpg", "row 5", "row 6"), strict=True
+    ):
+        with pytest.raises(DataError, match=rf"rows.{suffix}, {message}"):
+            sample["image"].read()
+    batch = next(iter(ManifestReader(path, shuffle=False).batch(3).decode(8).loader()))
+    assert batch["image"].shape == (3, 3, 8, 8)
+
+
 def test_an_image_that_is_not_there_is_named_with_its_row(images, tmp_path):
     column = pa.array([images[0], None, b"x"], pa.binary())
     pq.write_table(pa.table({"image": column, "text": list("abc")}), tmp_path / "rows.parquet")
     pipe = ManifestReader(tmp_path / "rows.parquet", shuffle=False).filter_size(min_side=1)
-    with pytest.raises(DataError, match=r"rows.parquet, row 2: there is no image in the row"):
+    with pytest.raises(DataError, match=r"rows.parquet, row 2: there is no image in column"):
         list(pipe.lanes(1, repeat=False))
     loader = (
         pipe.batch(1)
@@ -182,8 +202,10 @@ def test_a_saved_data_set_of_several_parts(saved, images, tmp_path_factory):
     root = tmp_path_factory.mktemp("dict")
     saved.rename(root / "train")
     (root / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    with pytest.raises(ValueError, match=r"of the parts train, test; name one with split="):
+    with pytest.raises(ValueError, match=r"of the splits train, test; name one with split="):
         ManifestReader(root)
+    with pytest.raises(ValueError, match=r"name one with split='…', not 'val'"):
+        ManifestReader(root, split="val")
     assert len(once(ManifestReader(root, split="train"))) == 23
     (root / "dataset_dict.json").write_text('{"splits": ["train"]}')
     assert len(once(ManifestReader(root))) == 23
@@ -194,6 +216,19 @@ def test_indices_beside_the_rows_are_refused(saved):
     (saved / "state.json").write_text(json.dumps({**state, "_indices_data_files": [{}]}))
     with pytest.raises(ValueError, match="flatten_indices"):
         ManifestReader(saved)
+
+
+def test_parquet_files_of_several_splits_are_never_read_as_one(images, tmp_path):
+    table = inside(images, "struct")
+    pq.write_table(table.slice(0, 9), tmp_path / "train-00000-of-00002.parquet")
+    pq.write_table(table.slice(9, 9), tmp_path / "train-00001-of-00002.parquet")
+    pq.write_table(table.slice(18), tmp_path / "test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"of the splits test, train; name one with split="):
+        ManifestReader(tmp_path)
+    counts = {
+        split: len(once(ManifestReader(tmp_path, split=split))) for split in ("train", "test")
+    }
+    assert counts == {"train": 18, "test": 5}
 
 
 @pytest.mark.slow
@@ -208,10 +243,10 @@ def test_what_datasets_writes(images, tmp_path):
     kept.save_to_disk(tmp_path / "kept")
     datasets.DatasetDict({"train": kept, "test": made}).save_to_disk(tmp_path / "parts")
     made.to_parquet(tmp_path / "made.parquet")
-    for path, expected in (
-        (tmp_path / "kept", images[::-2]),
-        (tmp_path / "parts", images[::-2]),
-        (tmp_path / "made.parquet", images),
+    for path, split, expected in (
+        (tmp_path / "kept", None, images[::-2]),
+        (tmp_path / "parts", "train", images[::-2]),
+        (tmp_path / "made.parquet", None, images),
     ):
-        found = once(ManifestReader(path, split="train", shuffle=False))
+        found = once(ManifestReader(path, split=split, shuffle=False))
         assert [s["image"].read() for s in found] == expected

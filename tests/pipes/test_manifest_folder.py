@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import pytest
 
@@ -60,6 +61,14 @@ def test_captions_are_paired_by_path_and_never_by_name_alone(folder):
         "b/c/k0.jpeg": "in c",
         "k0.Jpg": "grün",
     }
+
+
+def test_a_table_goes_to_workers_that_are_not_forked(folder):
+    root = folder({"a.jpg": 1, "b.jpg": 2, "b.txt": "b"})
+    reader = ManifestReader(root, shuffle=False)
+    again = pickle.loads(pickle.dumps(reader))
+    assert [s["__key__"] for s in once(again)] == ["a.jpg", "b.jpg"]
+    assert again.arguments() == reader.arguments()
 
 
 def test_txt_comes_before_caption_and_names_may_have_dots(folder):

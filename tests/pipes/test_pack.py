@@ -13,10 +13,16 @@ from penstock.pipes.pack import pack_refs, unpack_refs
 
 
 class Prints:
-    """Stands for `Sources`: shards with fingerprints."""
+    """Stands for `Sources`: shards with fingerprints, but for those of a manifest from ``rows``."""
 
-    def __init__(self, changed=()):
+    prints = True
+
+    def __init__(self, changed=(), rows=1 << 40):
         self.changed = changed
+        self.rows = rows
+
+    def printed(self, shards):
+        return shards < self.rows
 
     def fingerprint(self, shard):
         return (shard * 0x9E3779B97F4A7C15 + (shard in self.changed)) & ((1 << 64) - 1)
@@ -50,11 +56,38 @@ def test_numbers_at_the_ends_of_each_width_come_back(bits):
         assert unpack_refs(pack_refs(bins, Prints()), 1, Prints()) == bins
 
 
-def test_twenty_buckets_of_32_take_less_than_4_kb():
-    # 20 buckets nearly full, of two passes and ten shards of 10,000 samples.
-    bins = [[(7 + i % 2, 500 + (i * k) % 10, (i * 7919 + k * 31) % 10_000) for i in range(31)]
-            for k in range(20)]  # fmt: skip
-    assert len(pack_refs(flat(bins), Prints())) < 4000
+def nearly_full(make):
+    """Return 20 buckets, each one short of 32 refs, that ``make(number)`` gives."""
+    return flat([[make(31 * k + i) for i in range(31)] for k in range(20)])
+
+
+# Of two passes; the shards of a thousand million rows, and of a hundred thousand tars.
+HELD = {
+    "few tars": nearly_full(lambda i: (7 + i % 2, i % 10 * 9973, i * 7919 % 10_000)),
+    "many tars": nearly_full(lambda i: (7 + i % 2, i % 100 * 997, i * 7919 % 10_000)),
+    "rows": nearly_full(lambda i: (7 + i % 2, i * 7919 * 7919 % 1_000_000, 0)),
+    "very many rows": nearly_full(lambda i: (7 + i % 2, i * 7919 * 7919 % 10**9, 0)),
+}
+
+
+@pytest.mark.parametrize("name", list(HELD))
+def test_twenty_buckets_of_32_take_less_than_4_kb(name):
+    sources = Prints(rows=0 if "rows" in name else 1 << 40)
+    text = pack_refs(HELD[name], sources)
+    assert len(text) < 4000
+    assert unpack_refs(text, 20, sources) == HELD[name]
+
+
+def test_rows_of_a_manifest_need_no_fingerprints():
+    bins = flat([[(0, 5, 7), (0, 1000, 0), (1, 2000, 0), (0, 6, 9)]])
+    text = pack_refs(bins, Prints(rows=1000))
+    assert unpack_refs(text, 1, Prints({1000, 2000}, rows=1000)) == bins
+    with pytest.raises(ValueError, match=r"shard 00006.tar has changed"):
+        unpack_refs(text, 1, Prints({6}, rows=1000))
+    bare = Prints(rows=0)
+    bare.prints = False
+    assert unpack_refs(pack_refs(bins, bare), 1, bare) == bins
+    assert len(pack_refs(bins, bare)) < len(text)
 
 
 @settings(max_examples=40)

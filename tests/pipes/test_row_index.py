@@ -124,7 +124,7 @@ def test_headers_are_read_once_by_all_runs(tmp_path, make_jpeg, monkeypatch):
     read = []
     real = ManifestReader.open.__globals__["read_image_size"]
     monkeypatch.setattr(
-        "penstock.pipes.manifest.read_image_size", lambda e: read.append(e) or real(e)
+        "penstock.pipes.manifest_source.read_image_size", lambda e: read.append(e) or real(e)
     )
 
     def heights():

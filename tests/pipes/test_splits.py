@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.pipes.splits import SampleSplit, split_rows, split_shards
+from penstock.pipes.splits import SampleSplit, split_range, split_rows, split_shards
 
 SPLITS = {"train": 0.75, "val": 0.15, "test": 0.1}
 URLS = [f"s3://b/{i:05d}.tar" for i in range(100)]
@@ -146,7 +146,7 @@ def test_a_sample_split_is_a_plain_value():
 )
 @pytest.mark.parametrize("rows", [10, 97, 100, 10_007])
 def test_ranges_of_rows_lie_one_behind_the_other(splits: dict[str, float], rows: int) -> None:
-    ranges = [split_rows(rows, splits, name) for name, share in splits.items() if share]
+    ranges = [split_range(rows, splits, name) for name, share in splits.items() if share]
     assert [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])]
     assert all(start < end for start, end in ranges)
     assert ranges[-1][1] == rows
@@ -154,16 +154,47 @@ def test_ranges_of_rows_lie_one_behind_the_other(splits: dict[str, float], rows:
 
 def test_ranges_of_rows_are_those_of_the_fractions_as_typed() -> None:
     # int(0.29 * 100) is 28, and 0.7 + 0.2 + 0.1 is not 1.
-    assert split_rows(100, {"a": 0.29, "b": 0.71}, "a") == (0, 29)
-    assert split_rows(10, {"a": 0.7, "b": 0.2, "c": 0.1}, "b") == (7, 9)
-    assert split_rows(7, {"a": 0.8, "b": 0.2}, "b") == (5, 7)
-    assert split_rows(7, {"a": 0.8, "b": 0.2, "c": 0}, "b") == (5, 7)
+    assert split_range(100, {"a": 0.29, "b": 0.71}, "a") == (0, 29)
+    assert split_range(10, {"a": 0.7, "b": 0.2, "c": 0.1}, "b") == (7, 9)
+    assert split_range(7, {"a": 0.8, "b": 0.2}, "b") == (5, 7)
+    assert split_range(7, {"a": 0.8, "b": 0.2, "c": 0}, "b") == (5, 7)
 
 
 def test_ranges_without_a_row_are_refused() -> None:
     with pytest.raises(ValueError, match=r"split 'b' \(0.25\) gets none of the 3 rows"):
-        split_rows(3, {"a": 0.5, "b": 0.25, "c": 0.25}, "b")
+        split_range(3, {"a": 0.5, "b": 0.25, "c": 0.25}, "b")
     with pytest.raises(ValueError, match="split 'b' has the fraction 0"):
-        split_rows(3, {"a": 1, "b": 0}, "b")
+        split_range(3, {"a": 1, "b": 0}, "b")
     with pytest.raises(ValueError, match="must sum to 1, got 1.2"):
-        split_rows(10, {"a": 0.8, "b": 0.4}, "a")
+        split_range(10, {"a": 0.8, "b": 0.4}, "a")
+
+
+def test_rows_are_dealt_exactly():
+    keys = [f"{i}.jpg" for i in range(1000)]
+    parts = {name: split_rows(keys, SPLITS, name, seed=3).tolist() for name in SPLITS}
+    assert {n: len(part) for n, part in parts.items()} == {"train": 750, "val": 150, "test": 100}
+    assert sorted(row for part in parts.values() for row in part) == list(range(1000))
+    assert all(part == sorted(part) for part in parts.values())
+    assert parts["val"] != list(range(750, 900))
+    assert parts["val"] != split_rows(keys, SPLITS, "val", seed=4).tolist()
+    other = split_rows(keys[::-1], SPLITS, "val", seed=3)
+    assert sorted(999 - other) == parts["val"]
+
+
+@given(st.lists(st.integers(1, 5), min_size=10, max_size=60), st.integers(0, 9))
+def test_rows_of_one_image_are_never_in_two_splits(images, seed):
+    keys = [f"{i}.jpg" for i, count in enumerate(images) for _ in range(count)]
+    random.Random(seed).shuffle(keys)
+    splits = {"a": 0.6, "b": 0.4}
+    parts = [split_rows(keys, splits, name, seed).tolist() for name in splits]
+    assert sorted(parts[0] + parts[1]) == list(range(len(keys)))
+    assert not {keys[i] for i in parts[0]} & {keys[i] for i in parts[1]}
+    assert -1 < len(parts[0]) - 0.6 * len(keys) < max(images)
+
+
+def test_a_split_without_rows_is_refused():
+    with pytest.raises(ValueError, match="split 'b' gets none of the 2 rows"):
+        split_rows(["x", "y"], {"a": 0.9, "b": 0.1}, "a", 0)
+    with pytest.raises(ValueError, match="split 'b' gets none of the 4 rows"):
+        split_rows(["x"] * 4, {"a": 0.5, "b": 0.5}, "a", 0)
+    assert len(split_rows(["x", "y"], {"a": 1, "b": 0}, "a", 0)) == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from penstock.pipes import ManifestReader, text_to_image_dataset
+from penstock.pipes import DataError, ManifestReader, text_to_image_dataset
 from penstock.pipes.verify import fingerprints, verify_resume
 
 
@@ -91,12 +91,29 @@ def test_a_transform_may_take_a_generator(data):
 
 def test_a_folder_without_captions(data):
     (data / "data.tsv").unlink()
-    (batch,) = text_to_image_dataset(data, batch_size=5, size=16).loader()
+    with pytest.raises(
+        ValueError, match=r"has no captions: .*caption_default='a photo.*caption=()"
+    ):
+        text_to_image_dataset(data, batch_size=5, size=16)
+    (batch,) = text_to_image_dataset(data, batch_size=5, size=16, caption=()).loader()
     assert "caption" not in batch
+    default = {"caption_default": "a photograph", "prefix": "see "}
+    (batch,) = text_to_image_dataset(data, batch_size=5, size=16, **default).loader()
+    assert batch["caption"] == ["see a photograph"] * 5
     (batch,) = text_to_image_dataset(data, batch_size=5, size=16, trigger="a sks cat").loader()
     assert batch["caption"] == ["a sks cat"] * 5
     with pytest.raises(ValueError, match="has no captions to change"):
-        text_to_image_dataset(data, size=16, prefix="x")
+        text_to_image_dataset(data, size=16, caption=(), prefix="x")
+
+
+def test_a_folder_with_some_captions(data):
+    (data / "data.tsv").unlink()
+    for i in range(4):
+        (data / f"{i}.txt").write_text(f"no {i}")
+    with pytest.raises(DataError, match=r"4.txt, or give caption_default='' to .*dataset\(\)"):
+        next(iter(text_to_image_dataset(data, batch_size=5, size=16).loader()))
+    pipe = text_to_image_dataset(data, batch_size=5, size=16, caption_default="")
+    assert sorted(next(iter(pipe.loader()))["caption"]) == ["", *(f"no {i}" for i in range(4))]
 
 
 def test_what_is_kept_in_memory_changes_nothing(data):

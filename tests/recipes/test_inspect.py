@@ -9,14 +9,19 @@ import torch
 from PIL import Image
 
 from penstock.pipes import Buckets, ShardLister, bucket_report
+from penstock.pipes.decode_image import DecodePolicy
 from penstock.pipes.shard_index import ShardIndex
-from penstock.recipes.check import check_shards
+from penstock.recipes.check import check_data
+from penstock.recipes.check_copies import CopyCheck, digest_of
 from penstock.recipes.check_keys import KeyCheck, name_doubles
+from penstock.recipes.check_shards import image_fault
 from penstock.recipes.check_sizes import SizeCheck
 from penstock.recipes.findings import KINDS, Findings
 from penstock.recipes.inspect import Config, main, only_shown
+from penstock.recipes.tally import Tally
 
 BUCKETS = Buckets.make(64, step=16)
+TALLY = Tally(BUCKETS, 0.1, None, DecodePolicy())
 
 
 @pytest.fixture
@@ -46,6 +51,13 @@ def faulty(make_tar, make_jpeg):
         "no_image": {"imageless": "txt"},
         "no_caption": {"captionless": "jpg", "latin": "not UTF-8"},
         "empty_caption": {"blank": "txt"},
+        "lone_caption": {},
+        "copy": {
+            "blank": "the same as captionless of",
+            "latin": "the same as captionless of",
+            "k3": "the same as k3 of",
+            "other": "the same as k4 of",
+        },
         "duplicate_key": {"k3": "00001.tar"},
         "refused": {},
         "enlarged": {"small": "32x32: 2.00x to 64x64"},
@@ -183,17 +195,17 @@ def test_a_named_caption(make_tar, make_jpeg):
             ("d", {"jpg": image, "txt": b"y"}),
         ]
     )
-    found = check_shards([url], BUCKETS, caption="json.text").findings
+    found = check_data([url], [], BUCKETS, caption="json.text").findings
     assert [e.key for e in found.examples["empty_caption"]] == ["b"]
     assert [e.key for e in found.examples["no_caption"]] == ["c", "d"]
 
 
 def test_more_samples_than_are_decoded_at_once(make_tar, make_jpeg, monkeypatch):
-    monkeypatch.setattr("penstock.recipes.check.AT_ONCE", 4)
+    monkeypatch.setattr("penstock.recipes.check_shards.AT_ONCE", 4)
     image = make_jpeg(20, 20, 0)
     bad = (3, 4, 10)
     samples = [(f"{i}", {"jpg": image[:40] if i in bad else image}) for i in range(11)]
-    found = check_shards([make_tar(samples)], BUCKETS, threads=3).findings
+    found = check_data([make_tar(samples)], [], BUCKETS, threads=3).findings
     assert [e.key for e in found.examples["corrupt_image"]] == ["3", "4", "10"]
     assert found.counts["no_caption"] == 11
     assert len(found.examples["no_caption"]) == 5
@@ -201,16 +213,14 @@ def test_more_samples_than_are_decoded_at_once(make_tar, make_jpeg, monkeypatch)
 
 def test_a_shard_that_shrinks_under_the_check_is_corrupt_and_no_crash(make_tar, fields_of):
     url = make_tar([(f"{i}", fields_of(i)) for i in range(3)])
-    check_shards([url], BUCKETS)
+    check_data([url], [], BUCKETS)
     with tarfile.open(url) as tar:
         end = tar.getmembers()[2].offset_data + 5
     index = ShardIndex.build([("a", [("jpg", end - 5, 400)])])
     with open(url, "r+b") as file:
         file.truncate(end)
-    from penstock.recipes.check import DecodePolicy, _image_fault
-
     with open(url, "rb") as file:
-        kind, reason = _image_fault(file.fileno(), index, DecodePolicy(), 0)
+        _, (kind, reason) = image_fault(TALLY, file.fileno(), index, 0)
     assert kind == "corrupt_image"
     assert "jpg" in reason
 
@@ -223,8 +233,7 @@ def test_sizes_add_up_over_shards():
     sizes[2][4] = 0  # no image
     check = SizeCheck(buckets, Findings(), crop_share=0.1)
     for number, some in enumerate(sizes):
-        index = ShardIndex.build((f"{i}", []) for i in range(len(some)))
-        check.add(f"{number}.tar", index.with_image_sizes(some, {}), len(some))
+        check.add(some, lambda i, shard=number: (f"{shard}.tar", f"{i}"))
     everything = np.concatenate(sizes)
     whole = bucket_report(buckets, everything[(everything != 0).all(axis=1)])
     assert (check.report.images, check.report.refused) == (45, whole.refused)
@@ -261,6 +270,14 @@ def test_keys():
         few.add(keys)
     assert (few.compared, few.complete, len(few.doubles())) == (4, False, 1)
     assert len(KeyCheck().doubles()) == 0
+
+
+def test_copies():
+    check = CopyCheck(most=9)
+    for image in (b"a", b"b", None, b"a", None, b"c", b"b", b"a", b"d", b"d"):
+        check.add(0 if image is None else digest_of(image))
+    assert check.copies().tolist() == [[3, 0], [6, 1], [7, 0]]
+    assert CopyCheck().copies().tolist() == []
 
 
 def test_what_is_shown_of_a_sample():
