@@ -9,6 +9,7 @@ and scikit-learn make.
 
 import collections
 import io
+import multiprocessing
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from result import save
+from _result import save
 
 from penstock.pipes import Pipe, ShardLister
 from penstock.pipes.remote import Remote
@@ -172,7 +173,23 @@ def fetching(server: Server, size: int) -> dict[str, float]:
         "least_client_cpu_ms_per_mb": round(min(cpu), 2),
         "mb_per_s": round(size / 1e6 / statistics.median(wall), 1),
         "shard_s": round(statistics.median(wall), 2),
+        "first_shard_s": round(statistics.median(_first_shard(server) for _ in range(5)), 2),
     }
+
+
+def _first_shard(server: Server) -> float:
+    """Return the seconds in which a new process has its first shard: connections included."""
+    ours, theirs = multiprocessing.Pipe()
+    start = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        with empty_cache() as folder:
+            ShardCache(folder, None, Remote(server.options)).hold("s3://bench/00000.tar").close()
+            theirs.send(time.perf_counter() - start)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    seconds: float = ours.recv()
+    return seconds
 
 
 def requests(remote: str, server: Server) -> dict[str, float]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from .own_file import OwnFile
+
 PATIENCE = 60.0
 """Seconds to wait for other processes' fetches where only what they are fetching is in the way."""
 
@@ -160,8 +162,8 @@ class CacheRoom:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other processes from making room meanwhile."""
-        with open(f"{self.folder}.lock", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with OwnFile(f"{self.folder}.lock", os.O_RDWR | os.O_CREAT) as lock:
+            lock.lock(fcntl.LOCK_EX)
             yield
 
 
@@ -177,27 +179,15 @@ def full_disk(folder: str, what: str, error: OSError) -> OSError:
 def remove_idle(path: str) -> bool:
     """Remove a file that no process has locked; return whether it was removed."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        file = OwnFile(path, os.O_RDWR)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not is_at(fd, path):  # another took its place, or it is gone
+    with file:
+        # Where it is not at this path any more, another took its place, or it is gone.
+        if not file.lock(fcntl.LOCK_EX | fcntl.LOCK_NB) or not file.is_at(path):
             return False
         os.unlink(path)
         return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def is_at(fd: int, path: str) -> bool:
-    """Return whether the open file still has this name."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _extend(fd: int, size: int) -> None:

@@ -37,12 +37,23 @@ class CachedShard:
     def version(self) -> Version:
         """The version that this run began with; the shard is fetched where no server tells it."""
         if self._version is None:
-            version = self.cache.version(self.url)
+            self._info = self.cache.info(self.url)
+            version = self.cache.version_of(self.url, self._info)
             if not version.known:
                 with self.cache.hold(self.url) as hold:
                     version = hold.version
             self._version = version
         return self._version
+
+    @property
+    def known(self) -> Version | None:
+        """The version, where it is known already."""
+        return self._version
+
+    def know(self, version: Version) -> None:
+        """Take a version that was found elsewhere, where none is known already."""
+        if self._version is None:
+            self._version = version
 
     @property
     def path(self) -> str:
@@ -59,7 +70,7 @@ class CachedShard:
             DataError: Its compressed data is damaged.
         """
         if self._hold is None or self._hold.fd < 0:
-            self._hold = self.cache.hold(self.url, self._version)
+            self._hold = self.cache.hold(self.url, self._version, self._info)
             self._version = self._hold.version
             self._packed = os.fstat(self._hold.fd).st_size != self._version.size
         self._holders += 1

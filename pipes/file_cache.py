@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import fsspec
 
@@ -97,10 +97,10 @@ class FileCache:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         data: bytes | None = None
 
-        def write(out: BinaryIO) -> None:
+        def write(fd: int) -> None:
             nonlocal data
             data = get_file(self.remote, url)
-            FileRoom(self.folder, self.limit).write(out.fileno(), data + _seal(data), url)
+            FileRoom(self.folder, self.limit).write(fd, data + _seal(data), url)
 
         make_once(path, write, sync=False)
         return data

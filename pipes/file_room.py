@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import struct
-import threading
 import time
 from array import array
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cache_room import PATIENCE, CacheTooSmall, is_at, remove_idle
+from .cache_room import PATIENCE, CacheTooSmall, remove_idle
 from .fetch import write_at
+from .own_file import OwnFile
 
 SPARE = 10
 """What part of the bound is free after a scan that found too much."""
@@ -140,13 +140,14 @@ class FileRoom:
         """Look at all files but the open file ``but``; remove what killed processes left."""
         total = writing = 0
         times, sizes, names = array("q"), array("q"), bytearray()
+        own = os.fstat(but) if but >= 0 else None
         for folder in self._folders():
             with os.scandir(folder) as entries:
                 for entry in entries:
                     with suppress(FileNotFoundError, ValueError):
                         stat = entry.stat(follow_symlinks=False)
                         if entry.name.endswith(".part"):
-                            if but >= 0 and is_at(but, entry.path):
+                            if own is not None and os.path.samestat(own, stat):
                                 continue
                             if remove_idle(entry.path):
                                 continue
@@ -189,29 +190,10 @@ class FileRoom:
 
     @contextmanager
     def _ledger(self) -> Iterator[int]:
-        """Open the sum, and keep all others from it meanwhile.
-
-        Not flock, which a child that is forked meanwhile would keep: this lock is its process's.
-        It ends with the first file of that name which the process closes, and does not keep its
-        threads apart: they go one by one.
-        """
-        with _THREADS[0]:
-            ledger = os.open(f"{self.folder}.used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.lockf(ledger, fcntl.LOCK_EX)
-                yield ledger
-            finally:
-                os.close(ledger)
-
-
-_THREADS = [threading.Lock()]
-
-
-def _renew() -> None:
-    _THREADS[0] = threading.Lock()  # another thread of the parent may have had it
-
-
-os.register_at_fork(after_in_child=_renew)
+        """Open the sum, and keep all other processes and threads from it meanwhile."""
+        with OwnFile(f"{self.folder}.used", os.O_RDWR | os.O_CREAT) as ledger:
+            ledger.lock(fcntl.LOCK_EX)
+            yield ledger.fd
 
 
 def _note(ledger: int, found: int, added: int) -> None:

@@ -2,9 +2,8 @@
 
 import fcntl
 import os
-import weakref
 
-from .cache_room import is_at
+from .own_file import OwnFile
 from .remote import Version
 
 
@@ -16,24 +15,25 @@ class Hold:
     Attributes:
         path: The local, uncompressed file.
         version: The version of its source.
-        fd: The open file.
         touch: Whether closing it counts as a use.
     """
 
-    def __init__(self, path: str, version: Version, fd: int) -> None:
+    def __init__(self, path: str, version: Version, file: OwnFile) -> None:
         self.path = path
         self.version = version
-        self.fd = fd
         self.touch = True
-        _HOLDS.add(self)
+        self._file = file
+
+    @property
+    def fd(self) -> int:
+        """The open file; -1 where it is closed, or was a parent's of this process."""
+        return self._file.fd
 
     def close(self) -> None:
         """Let it go; from now on it counts as used lately."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            if self.touch:
-                touch(fd)
-            os.close(fd)
+        if self.touch and self.fd >= 0:
+            os.utime(self.fd)  # the least recently used goes first
+        self._file.close()
 
     def __enter__(self) -> "Hold":
         return self
@@ -41,43 +41,17 @@ class Hold:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-
-_HOLDS: "weakref.WeakSet[Hold]" = weakref.WeakSet()
-
-
-def _leave_to_parent() -> None:
-    # A child shares its parent's locks until it closes what it inherited.
-    for hold in list(_HOLDS):
-        fd, hold.fd = hold.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-def touch(fd: int) -> None:
-    """Note that a file was used now: the least recently used goes first."""
-    os.utime(fd)
-
 
 def hold_at(path: str, version: Version) -> Hold | None:
     """Return a file of the cache in use, or None where it is not there."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = OwnFile(path)
     except FileNotFoundError:
         return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        if is_at(fd, path):  # nobody removed it while we waited
-            touch(fd)
-            hold, fd = Hold(path, version, fd), -1
-            return hold
+    # Whoever has it locked alone is about to be done: it is being removed, or was just made.
+    file.lock(fcntl.LOCK_SH)
+    if not file.is_at(path):  # it was removed while we waited
+        file.close()
         return None
-    finally:
-        if fd >= 0:
-            os.close(fd)
+    os.utime(file.fd)
+    return Hold(path, version, file)

@@ -3,14 +3,13 @@
 import fcntl
 import os
 from collections.abc import Callable
-from typing import BinaryIO
 
-from .cache_room import is_at
+from .own_file import OwnFile
 
 
 def make_once(
     target: str,
-    write: Callable[[BinaryIO], str | object],
+    write: Callable[[int], str | object],
     made: Callable[[], bool] | None = None,
     sync: bool = True,
 ) -> None:
@@ -21,7 +20,8 @@ def make_once(
 
     Args:
         target: The file; its unfinished form is ``target.part``.
-        write: Writes it; where it returns a path, that is the file's name instead.
+        write: Writes it, to an open file that is empty; where it returns a path, that is the file's
+            name instead.
         made: Returns whether the file is there (default: whether ``target`` is).
         sync: Whether it is on the disk before it gets its name. Otherwise it may be damaged after
             a loss of power, and whoever reads it must find that out.
@@ -30,19 +30,21 @@ def make_once(
     part = target + ".part"
     while not done():
         # Not truncated: what another process is writing must stay.
-        with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as out:
-            fcntl.flock(out, fcntl.LOCK_EX)
-            if not is_at(out.fileno(), part):
-                continue  # while we waited it was finished and renamed, or given up
+        with OwnFile(part, os.O_RDWR | os.O_CREAT) as out:
+            if not out.lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                # A shared lock is had as soon as the file is made, though others use it by then.
+                out.lock(fcntl.LOCK_SH)
+                continue
+            if not out.is_at(part):
+                continue  # in between it was finished and renamed, or given up
             if done():
                 os.unlink(part)
                 return
             try:
-                out.truncate(0)
-                name = write(out)
-                out.flush()
+                os.ftruncate(out.fd, 0)
+                name = write(out.fd)
                 if sync:
-                    os.fsync(out.fileno())
+                    os.fsync(out.fd)
                 os.replace(part, name if isinstance(name, str) else target)
             except BaseException:
                 os.unlink(part)

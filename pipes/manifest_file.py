@@ -2,7 +2,6 @@
 
 import os
 from hashlib import file_digest
-from typing import BinaryIO
 
 from .fetch import fetch
 from .make_once import make_once
@@ -35,11 +34,11 @@ def manifest_file(url: str, remote: Remote, cache: str | None = None) -> str:
     path = os.path.join(folder, hash_name(f"{url} {tuple(info.version)}"))
     made = False
 
-    def write(out: BinaryIO) -> str:
+    def write(fd: int) -> str:
         nonlocal made, path
-        fetch(remote, url, info, out.fileno())
+        fetch(remote, url, info, fd)
         if not known:
-            with open(out.fileno(), "rb", closefd=False) as file:
+            with open(fd, "rb", closefd=False) as file:
                 file.seek(0)
                 path = os.path.join(folder, hash_name(file_digest(file, "blake2b").hexdigest()))
         made = True

@@ -43,7 +43,7 @@ class ReadAhead:
 def _run(requests: "queue.SimpleQueue[CachedShard | None]", asked: set[str]) -> None:
     while (shard := requests.get()) is not None:
         try:
-            shard.cache.fetch_ahead(shard.url, shard._version)
+            shard.know(shard.cache.fetch_ahead(shard.url, shard.known))
         except Exception as error:
             log.debug("%s could not be fetched ahead: %s", shard.url, error)
         asked.discard(shard.url)

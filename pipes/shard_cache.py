@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest
+from io import BufferedReader
 from typing import BinaryIO
 
 from .cache_room import PATIENCE, CacheRoom, full_disk
-from .fetch import fetch
+from .fetch import fetch, write_at
 from .hold import Hold, hold_at
 from .make_once import make_once
+from .own_file import OwnFile
 from .remote import Info, Remote, ShardReplaced, Version, hash_name
 from .unpack import is_packed, unpack
 from .urls import local_path
@@ -85,10 +87,13 @@ class ShardCache:
         Raises:
             FileNotFoundError: If there is no such shard.
         """
-        version = self.info(url).version
-        if not version.known and local_path(url) is None:
-            return self._recorded(url) or version
-        return version
+        return self.version_of(url, self.info(url))
+
+    def version_of(self, url: str, info: Info) -> Version:
+        """Return the version of a source of which this is known: see `version`."""
+        if not info.version.known and local_path(url) is None:
+            return self._recorded(url) or info.version
+        return info.version
 
     def path(self, url: str, version: Version) -> str:
         """Return where a version of a shard lies, when the cache has it."""
@@ -99,12 +104,13 @@ class ShardCache:
         """Return whether the cache has a version of a shard at this moment."""
         return os.path.exists(self.path(url, version))
 
-    def hold(self, url: str, version: Version | None = None) -> Hold:
+    def hold(self, url: str, version: Version | None = None, info: Info | None = None) -> Hold:
         """Return a shard's file in the cache, in use; it is fetched where it is not there.
 
         Args:
             url: The shard: remote, or a compressed local file.
             version: The version that it must have; None: the present one.
+            info: What the server said of that version, where it was asked.
 
         Raises:
             FileNotFoundError: If there is no such shard.
@@ -116,29 +122,34 @@ class ShardCache:
         expected = version
         while True:
             if version is None:
-                version = self.version(url)
+                info = self.info(url)
+                version = self.version_of(url, info)
             path = self.path(url, version)
             if version.known and (hold := hold_at(path, version)):
                 return hold
-            version = self._fetch_once(url, expected)
+            version, info = self._fetch_once(url, expected, info), None
 
-    def fetch_ahead(self, url: str, version: Version | None) -> None:
+    def fetch_ahead(self, url: str, version: Version | None) -> Version:
         """Fetch a shard that will be needed soon, where it is not there and there is room for it.
 
-        It is not in use yet, but goes after all that are not either.
+        It is not in use yet, but goes after all that are not either. Returns its version.
 
         Raises:
             Exception: As `hold`; what is wrong will be so when the shard is needed.
         """
         if version is not None and version.known and self.has(url, version):
-            return
+            return version
         with replace(self, patience=0.0).hold(url, version) as hold:
             os.utime(hold.fd, ns=(0, time.time_ns() + SOON))
             hold.touch = False
+            return hold.version
 
-    def _fetch_once(self, url: str, expected: Version | None) -> Version:
-        """Have the cache hold a shard, by this process or another, and return its version."""
-        info = self.info(url)
+    def _fetch_once(self, url: str, expected: Version | None, info: Info | None) -> Version:
+        """Have the cache hold a shard, by this process or another, and return its version.
+
+        ``info`` is what the server has just said of it, where it was asked.
+        """
+        info = info or self.info(url)
         told = info.version.known or local_path(url) is not None
         if told and expected is not None and info.version != expected:
             raise ShardReplaced.of(url)
@@ -148,8 +159,8 @@ class ShardCache:
             version = info.version if told else self._recorded(url)
             return version is not None and self.has(url, version)
 
-        def write(out: BinaryIO) -> str:
-            version = self._write(url, info, told, out)
+        def write(fd: int) -> str:
+            version = self._write(url, info, told, fd)
             if expected is not None and version != expected:
                 raise ShardReplaced.of(url)
             if not told:
@@ -174,48 +185,45 @@ class ShardCache:
     def _room(self) -> CacheRoom:
         return CacheRoom(self.folder, self.limit, self.patience)
 
-    def _write(self, url: str, info: Info, told: bool, out: BinaryIO) -> Version:
-        """Write a shard, unpacked, to ``out``; return its version."""
+    def _write(self, url: str, info: Info, told: bool, fd: int) -> Version:
+        """Write a shard, unpacked, to ``fd``; return its version."""
         local = local_path(url)
         if local is not None:
             with open(local, "rb") as source:
-                self._unpack(url, source, out)
+                self._unpack(url, source, fd)
             return info.version
-        self._room.reserve(out.fileno(), max(0, info.version.size), url)
-        fetch(self.remote, url, info, out.fileno())
+        self._room.reserve(fd, max(0, info.version.size), url)
+        fetch(self.remote, url, info, fd)
         version = info.version
         if not told:
-            with open(out.fileno(), "rb", closefd=False) as file:
-                file.seek(0)
+            with _reading(fd) as file:
                 digest = file_digest(file, "blake2b")
-            size = os.fstat(out.fileno()).st_size
+            size = os.fstat(fd).st_size
             version = Version(size, int.from_bytes(digest.digest()[:7], "big") or 1)
-            self._room.reserve(out.fileno(), size, url)
-        if is_packed(os.pread(out.fileno(), 4, 0)):
-            with self._moved_aside(out) as source:
-                self._unpack(url, source, out)
+            self._room.reserve(fd, size, url)
+        if is_packed(os.pread(fd, 4, 0)):
+            with self._moved_aside(fd) as source:
+                self._unpack(url, source, fd)
         return version
 
-    def _unpack(self, url: str, source: BinaryIO, out: BinaryIO) -> None:
-        out.seek(0)
-        unpack(url, source, out, self.max_unpacked)
-        out.flush()
-        self._room.reserve(out.fileno(), os.fstat(out.fileno()).st_size, f"{url}, unpacked,")
+    def _unpack(self, url: str, source: BinaryIO, fd: int) -> None:
+        unpack(url, source, fd, self.max_unpacked)
+        self._room.reserve(fd, os.fstat(fd).st_size, f"{url}, unpacked,")
 
     @contextmanager
-    def _moved_aside(self, out: BinaryIO) -> Iterator[BinaryIO]:
-        """Yield a file with what ``out`` holds, which becomes empty."""
-        aside = f"{self.folder}/{hash_name(str(os.fstat(out.fileno()).st_ino))}-packed.part"
-        with open(aside, "w+b") as packed:
-            fcntl.flock(packed, fcntl.LOCK_EX)
+    def _moved_aside(self, fd: int) -> Iterator[BinaryIO]:
+        """Yield a file with what ``fd`` holds, which becomes empty."""
+        aside = f"{self.folder}/{hash_name(str(os.fstat(fd).st_ino))}-packed.part"
+        with OwnFile(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as packed:
+            packed.lock(fcntl.LOCK_EX)
             try:
-                with open(out.fileno(), "rb", closefd=False) as source:
-                    source.seek(0)
-                    while chunk := source.read(1 << 20):
-                        packed.write(chunk)
-                packed.seek(0)
-                out.truncate(0)
-                yield packed
+                at = 0
+                while chunk := os.pread(fd, 1 << 20, at):
+                    write_at(packed.fd, chunk, at)
+                    at += len(chunk)
+                os.ftruncate(fd, 0)
+                with _reading(packed.fd) as source:
+                    yield source
             finally:
                 os.unlink(aside)
 
@@ -238,3 +246,11 @@ class ShardCache:
         with open(new, "w", encoding="ascii") as file:
             json.dump(list(version), file)
         os.replace(new, path)
+
+
+@contextmanager
+def _reading(fd: int) -> Iterator[BufferedReader]:
+    """Yield what an open file has, from its byte 0; it stays open."""
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        yield file

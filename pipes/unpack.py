@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from .errors import DataError
+from .fetch import write_at
 
 CHUNK = 1 << 20
 """Bytes that are read, or unpacked, at once."""
@@ -20,13 +21,13 @@ def is_packed(head: bytes) -> bool:
     return head.startswith((_GZIP, _ZSTD))
 
 
-def unpack(url: str, source: BinaryIO, out: BinaryIO, limit: int) -> None:
-    """Write the content of a compressed file to ``out``.
+def unpack(url: str, source: BinaryIO, fd: int, limit: int) -> None:
+    """Write the content of a compressed file to ``fd``, from its byte 0.
 
     Args:
         url: What errors name.
         source: The compressed file, whole.
-        out: Where the content goes.
+        fd: A file open for writing.
         limit: Most bytes that it may have.
 
     Raises:
@@ -37,13 +38,13 @@ def unpack(url: str, source: BinaryIO, out: BinaryIO, limit: int) -> None:
     written = 0
     try:
         for chunk in _gunzip(source) if head.startswith(_GZIP) else _unzstd(source):
-            written += len(chunk)
-            if written > limit:
+            if written + len(chunk) > limit:
                 raise DataError(
                     f"{url}: unpacks to more than {limit:,} bytes; if it is no decompression "
                     "bomb, raise max_unpacked"
                 )
-            out.write(chunk)
+            write_at(fd, chunk, written)
+            written += len(chunk)
     except _BadData as err:
         raise DataError(f"{url}: its compressed data is damaged or truncated: {err}") from err
 

@@ -35,7 +35,7 @@ def add(room, number, size, used=None):
     """Write a file, last used at a time."""
     path = path_of(room, number)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    make_once(path, lambda out: room.write(out.fileno(), bytes(size), f"file {number}"))
+    make_once(path, lambda fd: room.write(fd, bytes(size), f"file {number}"))
     if used is not None and os.path.exists(path):
         os.utime(path, (used, used))
 
@@ -147,8 +147,8 @@ def test_what_others_write_is_waited_for(room):
     files = room(100, patience=5.0)
     go = threading.Event()
 
-    def slowly(out):
-        files.write(out.fileno(), bytes(60), "file 0")
+    def slowly(fd):
+        files.write(fd, bytes(60), "file 0")
         go.set()
         time.sleep(0.3)
 
@@ -202,7 +202,6 @@ def test_processes_that_are_killed_leave_nothing_in_the_way(room):
 
 
 def test_a_child_that_is_forked_meanwhile_keeps_no_lock(room):
-    """Neither the sum's, nor that between the parent's threads."""
     files = room(1000)
     add(files, 0, 1)
     inside, go = threading.Event(), threading.Event()

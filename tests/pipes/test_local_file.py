@@ -1,10 +1,7 @@
 import gzip
 import io
-import multiprocessing
 import os
-import signal
 import tarfile
-import time
 
 import fsspec
 import pytest
@@ -13,7 +10,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from penstock.pipes.errors import DataError
 from penstock.pipes.local_file import cache_root, local_file, source_version
-from penstock.pipes.shard_cache import make_once
 
 PACKERS = {
     "gzip": gzip.compress,
@@ -182,76 +178,3 @@ def test_cache_root(monkeypatch, tmp_path):
     assert cache_root() == "/x/penstock"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_root() == "/h/.cache/penstock"
-
-
-FORK = multiprocessing.get_context("fork")
-
-
-def make_slowly(target, log):
-    def write(out):
-        with open(log, "a") as file:
-            file.write(f"{os.getpid()}\n")
-        out.write(b"half, ")
-        out.flush()
-        time.sleep(0.3)
-        out.write(b"whole")
-
-    make_once(target, write)
-
-
-@pytest.fixture
-def started(tmp_path):
-    """Start processes that make one file; those still alive are killed at the end."""
-    processes = []
-
-    def start(count):
-        for _ in range(count):
-            process = FORK.Process(target=make_slowly, args=(f"{tmp_path}/t", f"{tmp_path}/log"))
-            process.start()
-            processes.append(process)
-        return processes[-count:]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.join()
-
-
-def join_all(processes):
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-
-
-def test_of_several_processes_one_makes_the_file(started, tmp_path):
-    join_all(started(5))
-    assert (tmp_path / "t").read_bytes() == b"half, whole"
-    assert len((tmp_path / "log").read_text().split()) == 1
-    assert sorted(os.listdir(tmp_path)) == ["log", "t"]
-
-
-def test_a_killed_process_blocks_nobody_and_its_half_is_overwritten(started, tmp_path):
-    part = tmp_path / "t.part"
-    (first,) = started(1)
-    while not (part.exists() and part.read_bytes()):
-        time.sleep(0.01)
-    others = started(2)  # wait for the lock
-    os.kill(first.pid, signal.SIGKILL)
-    join_all(others)
-    assert (tmp_path / "t").read_bytes() == b"half, whole"
-    assert len((tmp_path / "log").read_text().split()) == 2
-    assert not part.exists()
-
-
-def test_a_failed_attempt_leaves_nothing_and_the_next_one_succeeds(tmp_path):
-    target = str(tmp_path / "t")
-
-    def fail(out):
-        out.write(b"x")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        make_once(target, fail)
-    assert os.listdir(tmp_path) == []
-    make_once(target, lambda out: out.write(b"y"))
-    assert read(target) == b"y"

@@ -119,6 +119,9 @@ def test_each_shard_is_fetched_once_a_pass_where_the_cache_holds_what_is_in_use(
     assert len(list(loader)) == 19
     for i in range(6):
         assert s3.gets(f"{i:05d}.tar") == [0]
+    heads = [path for method, path, _ in s3.log if method == "HEAD" and path.endswith(".tar")]
+    # Which version is there is asked once: where the read-ahead is slow, by both of its threads.
+    assert 6 <= len(heads) <= 12
 
 
 def test_runs_that_are_killed_and_resumed_elsewhere(s3, remote, expected, tmp_path, monkeypatch):
