@@ -190,7 +190,7 @@ class FileRoom:
 
     @contextmanager
     def _ledger(self) -> Iterator[int]:
-        """Open the sum, and keep all others from it meanwhile."""
+        """Open the sum, and keep all other processes and threads from it meanwhile."""
         with OwnFile(f"{self.folder}.used", os.O_RDWR | os.O_CREAT) as ledger:
             ledger.lock(fcntl.LOCK_EX)
             yield ledger.fd

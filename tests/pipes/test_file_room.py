@@ -202,7 +202,6 @@ def test_processes_that_are_killed_leave_nothing_in_the_way(room):
 
 
 def test_a_child_that_is_forked_meanwhile_keeps_no_lock(room):
-    """Neither the sum's, nor that between the parent's threads."""
     files = room(1000)
     add(files, 0, 1)
     inside, go = threading.Event(), threading.Event()

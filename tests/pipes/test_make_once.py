@@ -138,3 +138,13 @@ def test_a_child_forked_while_it_is_made_keeps_no_lock(tmp_path, target):
     assert free
     children[0].kill()
     children[0].join()
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_it_is_on_the_disk_before_it_has_its_name_unless_told_otherwise(target, monkeypatch, sync):
+    named = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: named.append(os.path.exists(target)) or real(fd))
+    make_once(target, lambda fd: os.write(fd, b"data"), sync=sync)
+    assert named == ([False] if sync else [])
+    assert os.path.getsize(target) == 4
