@@ -77,7 +77,7 @@ def test_a_file_in_fortran_order_is_read_whole_once_many_of_its_rows_are(monkeyp
     for i in range(1000):
         assert (file.row(i) == array[i]).all()
     assert reads[1 + 8 * FEW :] == [32_000]
-    # Others push it out, and it is read singly again; none is kept that is beyond the bound by itself.
+    # Others push it out, and it is read singly again; none is kept that is too large by itself.
     monkeypatch.setattr(module, "MOST_COPIED", 70_000)
     files = [rows_of(data, few=0) for _ in range(3)]
     assert [f.row(7).tolist() for f in files] == [array[7].tolist()] * 3
