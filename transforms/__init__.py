@@ -1,6 +1,7 @@
 """What a model needs of a sample: pure functions of images and captions."""
 
 from .cut_report import CutReport, cut_report
+from .dalle import DalleTransform
 from .flow_shift import flux2_mu, flux_mu, shift_sigmas
 from .flux import FluxTransform
 from .flux_latents import (
@@ -12,12 +13,15 @@ from .flux_latents import (
     flux_unscale_latents,
 )
 from .images import normalize_image
+from .sdxl import SDXLTransform, sdxl_time_ids
 from .tokenize import ClipTokenize, T5Tokenize
 
 __all__ = [
     "ClipTokenize",
     "CutReport",
+    "DalleTransform",
     "FluxTransform",
+    "SDXLTransform",
     "T5Tokenize",
     "cut_report",
     "flux2_mu",
@@ -29,5 +33,6 @@ __all__ = [
     "flux_unpack_latents",
     "flux_unscale_latents",
     "normalize_image",
+    "sdxl_time_ids",
     "shift_sigmas",
 ]

@@ -36,6 +36,7 @@ class FastTokenizer:
         tokenizer: A fast tokenizer of transformers.
         max_length: Ids per caption, special tokens included.
         add_special_tokens: Whether begin and end tokens are put around each caption.
+        pad: The id that fills up short captions, instead of the tokenizer's padding token.
 
     Attributes:
         digest: SHA-256 of the vocabulary and all rules, in hex: another tokenizer has another.
@@ -49,7 +50,14 @@ class FastTokenizer:
     add_special_tokens: bool
     digest: str
 
-    def __init__(self, tokenizer: Any, max_length: int, *, add_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        *,
+        add_special_tokens: bool = True,
+        pad: int | None = None,
+    ) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TypeError(
@@ -57,7 +65,8 @@ class FastTokenizer:
                 f"{type(tokenizer).__name__}"
             )
         _check_vocabulary(tokenizer)
-        if tokenizer.pad_token_id is None:
+        pad = tokenizer.pad_token_id if pad is None else pad
+        if pad is None:
             raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token")
         if getattr(tokenizer, "split_special_tokens", False):
             raise ValueError("a tokenizer with split_special_tokens=True is not supported")
@@ -72,7 +81,7 @@ class FastTokenizer:
         self._backend.no_padding()
         self._backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
         self._special = special
-        self._pad = int(tokenizer.pad_token_id)
+        self._pad = int(pad)
         self._left = tokenizer.padding_side == "left"
         self.max_length = max_length
         self.add_special_tokens = add_special_tokens

@@ -6,22 +6,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from .checkpoint import checkpoint_folder, load_config, load_tokenizer
-from .draws import draw_key
-from .images import batch_images, normalize_image
-from .tokenize import T5_LENGTH, Batch, ClipTokenize, T5Tokenize
+from .model_transform import ModelTransform, drop_chances
+from .tokenize import T5_LENGTH, ClipTokenize, T5Tokenize
 
 Variant = Literal["dev", "schnell"]
 
-MULTIPLE = 16
-"""Pixels: the VAE makes one latent of 8 x 8, the transformer one token of 2 x 2 latents."""
-
 
 @dataclass(init=False, repr=False, eq=False)
-class FluxTransform:
+class FluxTransform(ModelTransform):
     """Turns a batch of decoded samples into what FLUX.1 takes (``.transform(FluxTransform(…))``).
 
     Gives the batch with these fields; all others stay as they are (captions, masks, sizes):
@@ -50,10 +45,10 @@ class FluxTransform:
         ValueError: If an argument is none of these.
     """
 
+    model = "FLUX.1"
+    multiple = 16  # pixels: one latent is 8 x 8 of them, one token 2 x 2 latents
+
     variant: Variant
-    dtype: torch.dtype
-    clip: ClipTokenize
-    t5: T5Tokenize
 
     def __init__(
         self,
@@ -64,14 +59,13 @@ class FluxTransform:
         dtype: torch.dtype = torch.float32,
         drop: Mapping[str, float] | None = None,
     ) -> None:
-        check_drop(drop, "clip", "t5")
-        drop = drop or {}
         if variant not in T5_LENGTH:
             raise ValueError(f"variant must be one of {sorted(T5_LENGTH)}, got {variant!r}")
+        chances = drop_chances(drop, "clip", "t5")
+        clip = ClipTokenize(tokenizer, drop=chances["clip"])
+        t5 = T5Tokenize(tokenizer_2, max_length=T5_LENGTH[variant], drop=chances["t5"])
+        super().__init__((clip, t5), dtype)
         self.variant = variant
-        self.dtype = dtype
-        self.clip = ClipTokenize(tokenizer, drop=drop.get("clip", 0.0))
-        self.t5 = T5Tokenize(tokenizer_2, max_length=T5_LENGTH[variant], drop=drop.get("t5", 0.0))
 
     @classmethod
     def from_pretrained(
@@ -108,34 +102,6 @@ class FluxTransform:
             variant=variant or _variant(folder, Path(path_or_id).expanduser() == folder),
             dtype=dtype,
             drop=drop,
-        )
-
-    def __call__(self, batch: Batch, rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Return the batch with its fields for FLUX.1.
-
-        Args:
-            batch: From ``.decode()``: images of one size, captions.
-            rng: The batch's draws, which ``.transform()`` gives; only ``drop`` needs them.
-
-        Raises:
-            ValueError: If sides are no multiples of 16, sizes differ, or a field is missing.
-        """
-        image = batch_images(batch, multiple=MULTIPLE, model="FLUX.1")
-        key = draw_key(rng) if self.clip.drop or self.t5.drop else 0
-        return {
-            **batch,
-            "image": normalize_image(image, self.dtype),
-            **self.clip.fields(batch, key),
-            **self.t5.fields(batch, key),
-        }
-
-
-def check_drop(drop: Mapping[str, float] | None, *names: str) -> None:
-    """Refuse chances for encoders that there are not."""
-    if drop is not None and (not isinstance(drop, Mapping) or not set(drop) <= set(names)):
-        raise ValueError(
-            f"drop must give probabilities by encoder, for some of {list(names)}, got {drop!r}; to "
-            "drop captions for all at once there is .drop_caption(p)"
         )
 
 

@@ -67,12 +67,15 @@ class Tokenize:
         self.field = field
         self.drop = drop
         check_chance(f"drop of {self.name}", drop)
-        self.tokens = FastTokenizer(tokenizer, self.length if max_length is None else max_length)
+        self.tokens = self._tokens(tokenizer, self.length if max_length is None else max_length)
         if self.limited and self.tokens.max_length > tokenizer.model_max_length:
             raise ValueError(
                 f"max_length is {self.tokens.max_length}, and the tokenizer's model has only "
                 f"{tokenizer.model_max_length} positions"
             )
+
+    def _tokens(self, tokenizer: Any, max_length: int) -> FastTokenizer:
+        return FastTokenizer(tokenizer, max_length)
 
     @classmethod
     def from_pretrained(

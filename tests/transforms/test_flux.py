@@ -151,5 +151,7 @@ def test_bad_arguments_are_refused(clip, t5, make_batch_of):
             FluxTransform(clip, t5, drop=drop)
     with pytest.raises(ValueError, match="drop of t5 must be a probability"):
         FluxTransform(clip, t5, drop={"t5": 2})
+    with pytest.raises(ValueError, match=r"a float; got torch.uint8"):
+        FluxTransform(clip, t5, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"FLUX.1 takes sides that are multiples of 16.*step=16"):
         FluxTransform(clip, t5)(make_batch_of(["a"], 24, 32))
