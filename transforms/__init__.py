@@ -4,7 +4,20 @@ from .cut_report import CutReport, cut_report
 from .dalle import DalleTransform
 from .flow_shift import flux2_mu, flux_mu, shift_sigmas
 from .flux import FluxTransform
+from .flux2 import Flux2Transform
+from .flux2_latents import (
+    flux2_denormalize_latents,
+    flux2_image_ids,
+    flux2_normalize_latents,
+    flux2_pack_latents,
+    flux2_patchify_latents,
+    flux2_text_ids,
+    flux2_unpack_latents,
+    flux2_unpatchify_latents,
+)
 from .flux_latents import (
+    FLUX_SCALE,
+    FLUX_SHIFT,
     flux_image_ids,
     flux_pack_latents,
     flux_scale_latents,
@@ -13,18 +26,33 @@ from .flux_latents import (
     flux_unscale_latents,
 )
 from .images import normalize_image
+from .sd3 import SD3_SCALE, SD3_SHIFT, SD3Transform, sd3_prompt_embeds
 from .sdxl import SDXLTransform, sdxl_time_ids
 from .tokenize import ClipTokenize, T5Tokenize
 
 __all__ = [
+    "FLUX_SCALE",
+    "FLUX_SHIFT",
+    "SD3_SCALE",
+    "SD3_SHIFT",
     "ClipTokenize",
     "CutReport",
     "DalleTransform",
+    "Flux2Transform",
     "FluxTransform",
+    "SD3Transform",
     "SDXLTransform",
     "T5Tokenize",
     "cut_report",
+    "flux2_denormalize_latents",
+    "flux2_image_ids",
     "flux2_mu",
+    "flux2_normalize_latents",
+    "flux2_pack_latents",
+    "flux2_patchify_latents",
+    "flux2_text_ids",
+    "flux2_unpack_latents",
+    "flux2_unpatchify_latents",
     "flux_image_ids",
     "flux_mu",
     "flux_pack_latents",
@@ -33,6 +61,7 @@ __all__ = [
     "flux_unpack_latents",
     "flux_unscale_latents",
     "normalize_image",
+    "sd3_prompt_embeds",
     "sdxl_time_ids",
     "shift_sigmas",
 ]

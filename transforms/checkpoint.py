@@ -104,6 +104,22 @@ def load_tokenizer(folder: Path, kind: Kind) -> Any:
     return getattr(transformers, CLASSES[kind]).from_pretrained(folder, local_files_only=True)
 
 
+def load_chat_tokenizer(folder: Path) -> Any:
+    """Return transformers' fast tokenizer of ``tokenizer.json`` in ``folder``, of whatever kind.
+
+    With the chat template that lies beside it.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no tokenizer: it needs tokenizer.json")
+    import transformers
+
+    loader: Any = transformers.AutoTokenizer
+    return loader.from_pretrained(folder, local_files_only=True)
+
+
 def load_config(folder: Path) -> dict[str, Any] | None:
     """Return ``config.json`` of the folder, or None where there is none.
 
@@ -111,11 +127,26 @@ def load_config(folder: Path) -> dict[str, Any] | None:
         ValueError: If it is no JSON object.
     """
     path = folder / "config.json"
-    return _read_json(path) if path.is_file() else None
+    return load_json(path) if path.is_file() else None
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
 
 
 def _check_kind(path: Path, kind: Kind) -> None:
-    model = _read_json(path).get("model")
+    model = load_json(path).get("model")
     found = model.get("type") if isinstance(model, dict) else None
     if found != MODELS[kind]:
         raise ValueError(
@@ -135,13 +166,3 @@ def _check_sentencepiece(folder: Path) -> None:
                 f"{folder} holds spiece.model and no tokenizer.json, and to read it transformers "
                 f"needs {package}: pip install sentencepiece protobuf"
             )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value

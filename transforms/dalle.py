@@ -22,7 +22,7 @@ PADDING = 0
 class TextTokenize(Tokenize):
     """Ids of the words alone, without begin or end, filled up with 0; of any fast tokenizer."""
 
-    kind = "clip"  # the most common one
+    kind = "text"
     length = 256
 
     def _tokens(self, tokenizer: Any, max_length: int) -> FastTokenizer:
@@ -81,7 +81,7 @@ class DalleTransform:
     ) -> None:
         if vae is not None and not callable(vae):
             raise TypeError(f"vae must be a function of images, got {type(vae).__name__}")
-        self.text = TextTokenize(tokenizer, max_length=text_length, name="text", drop=drop)
+        self.text = TextTokenize(tokenizer, max_length=text_length, drop=drop)
         self.reserve_padding = reserve_padding
         self.vae = vae
         self.num_text_tokens = len(tokenizer) + reserve_padding

@@ -45,7 +45,7 @@ class Tokenize:
         ValueError: If an argument is out of range, or the tokenizer has no vocabulary.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[str]
     length: ClassVar[int]
     limited: ClassVar[bool] = False  # whether the model has positions that can run out
 
@@ -76,6 +76,43 @@ class Tokenize:
 
     def _tokens(self, tokenizer: Any, max_length: int) -> FastTokenizer:
         return FastTokenizer(tokenizer, max_length)
+
+    def _texts(self, captions: Sequence[str]) -> Sequence[str]:
+        return captions
+
+    def __call__(self, batch: Batch, rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """Return the batch with the fields of tokens.
+
+        Args:
+            batch: With a field of captions.
+            rng: The batch's draws, which ``.transform()`` gives; only ``drop`` needs them.
+
+        Raises:
+            ValueError: If there are no captions, or one is no text.
+        """
+        return {**batch, **self.fields(batch, draw_key(rng) if self.drop else 0)}
+
+    def fields(self, batch: Batch, key: int) -> dict[str, torch.Tensor]:
+        """Return the fields alone; ``key`` is the batch's, from `draw_key`."""
+        captions = batch_captions(batch, self.field)
+        out: dict[str, torch.Tensor] = {}
+        if self.drop:
+            dropped = uniforms(key, f"{self.name}.drop", len(captions)) < self.drop
+            captions = ["" if d else c for c, d in zip(captions, dropped, strict=True)]
+            out[f"{self.name}_dropped"] = torch.from_numpy(dropped)
+        tokens = tokenize(self.tokens, self._texts(captions), batch)
+        return {
+            f"{self.name}_tokens": tokens.ids,
+            f"{self.name}_attention_mask": tokens.attention_mask,
+            f"{self.name}_cut": tokens.cut,
+            **out,
+        }
+
+
+class PretrainedTokenize(Tokenize):
+    """Base of those whose tokenizers lie in checkpoints, by kind."""
+
+    kind: ClassVar[Kind]
 
     @classmethod
     def from_pretrained(
@@ -111,36 +148,8 @@ class Tokenize:
         tokenizer = load_tokenizer(folder / subfolder, cls.kind)
         return cls(tokenizer, max_length=max_length, name=name, field=field, drop=drop)
 
-    def __call__(self, batch: Batch, rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Return the batch with the fields of tokens.
 
-        Args:
-            batch: With a field of captions.
-            rng: The batch's draws, which ``.transform()`` gives; only ``drop`` needs them.
-
-        Raises:
-            ValueError: If there are no captions, or one is no text.
-        """
-        return {**batch, **self.fields(batch, draw_key(rng) if self.drop else 0)}
-
-    def fields(self, batch: Batch, key: int) -> dict[str, torch.Tensor]:
-        """Return the fields alone; ``key`` is the batch's, from `draw_key`."""
-        captions = batch_captions(batch, self.field)
-        out: dict[str, torch.Tensor] = {}
-        if self.drop:
-            dropped = uniforms(key, f"{self.name}.drop", len(captions)) < self.drop
-            captions = ["" if d else c for c, d in zip(captions, dropped, strict=True)]
-            out[f"{self.name}_dropped"] = torch.from_numpy(dropped)
-        tokens = tokenize(self.tokens, captions, batch)
-        return {
-            f"{self.name}_tokens": tokens.ids,
-            f"{self.name}_attention_mask": tokens.attention_mask,
-            f"{self.name}_cut": tokens.cut,
-            **out,
-        }
-
-
-class ClipTokenize(Tokenize):
+class ClipTokenize(PretrainedTokenize):
     """Tokens for CLIP text encoders, 77 a caption: ``clip_tokens`` and so on; see `Tokenize`."""
 
     kind = "clip"
@@ -148,7 +157,7 @@ class ClipTokenize(Tokenize):
     limited = True
 
 
-class T5Tokenize(Tokenize):
+class T5Tokenize(PretrainedTokenize):
     """Tokens for T5 text encoders, 512 a caption: ``t5_tokens`` and so on; see `Tokenize`.
 
     Mind the mask: FLUX.1 and SD3 were trained with padding attended, in T5 and in the transformer,
