@@ -16,8 +16,6 @@ from .flux2_latents import (
     flux2_unpatchify_latents,
 )
 from .flux_latents import (
-    FLUX_SCALE,
-    FLUX_SHIFT,
     flux_image_ids,
     flux_pack_latents,
     flux_scale_latents,
@@ -26,15 +24,11 @@ from .flux_latents import (
     flux_unscale_latents,
 )
 from .images import normalize_image
-from .sd3 import SD3_SCALE, SD3_SHIFT, SD3Transform, sd3_prompt_embeds
+from .sd3 import SD3Transform, sd3_prompt_embeds, sd3_scale_latents, sd3_unscale_latents
 from .sdxl import SDXLTransform, sdxl_time_ids
 from .tokenize import ClipTokenize, T5Tokenize
 
 __all__ = [
-    "FLUX_SCALE",
-    "FLUX_SHIFT",
-    "SD3_SCALE",
-    "SD3_SHIFT",
     "ClipTokenize",
     "CutReport",
     "DalleTransform",
@@ -62,6 +56,8 @@ __all__ = [
     "flux_unscale_latents",
     "normalize_image",
     "sd3_prompt_embeds",
+    "sd3_scale_latents",
+    "sd3_unscale_latents",
     "sdxl_time_ids",
     "shift_sigmas",
 ]

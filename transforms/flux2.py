@@ -101,7 +101,7 @@ class Flux2Transform(ModelTransform):
         tokenizer: The checkpoint's: a fast tokenizer of transformers with a chat template, or a
             processor that holds one.
         variant: "dev" or "klein".
-        dtype: Of ``image``.
+        dtype: Of ``image``; None leaves it uint8, as decoded, for `normalize_image` on the GPU.
         drop: Probability that a sample gets the tokens of the empty caption.
 
     Raises:
@@ -119,7 +119,7 @@ class Flux2Transform(ModelTransform):
         tokenizer: Any,
         *,
         variant: Variant = "dev",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         drop: float = 0.0,
     ) -> None:
         if variant not in ("dev", "klein"):
@@ -133,7 +133,7 @@ class Flux2Transform(ModelTransform):
         path_or_id: str | PathLike[str],
         *,
         variant: Variant | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         drop: float = 0.0,
         revision: str | None = None,
         local_files_only: bool = False,

@@ -16,6 +16,9 @@ from .tokenize import Batch, Tokenize
 class ModelTransform:
     """Base: ``image`` becomes ``dtype`` [B, 3, H, W] in [-1, 1], and encoders add their tokens.
 
+    With ``dtype=None`` the pixels are checked and stay uint8, a quarter of float32 to hand to the
+    trainer, whose GPU makes the rest: ``normalize_image(batch["image"].to(device))``.
+
     All other fields stay as they are. A subclass says what the model is called and which sides it
     takes, and may add fields by `extra`.
     """
@@ -23,12 +26,15 @@ class ModelTransform:
     model: ClassVar[str]
     multiple: ClassVar[int]
 
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     encoders: tuple[Tokenize, ...]
 
-    def __init__(self, encoders: tuple[Tokenize, ...], dtype: torch.dtype) -> None:
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype is that of pixels in [-1, 1], a float; got {dtype}")
+    def __init__(self, encoders: tuple[Tokenize, ...], dtype: torch.dtype | None) -> None:
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(
+                f"dtype is that of pixels in [-1, 1], a float, or None to leave them uint8; "
+                f"got {dtype}"
+            )
         self.encoders = encoders
         self.dtype = dtype
 
@@ -45,7 +51,9 @@ class ModelTransform:
         """
         image = batch_images(batch, multiple=self.multiple, model=self.model)
         key = draw_key(rng) if any(encoder.drop for encoder in self.encoders) else 0
-        out = {**batch, "image": normalize_image(image, self.dtype), **self.extra(batch)}
+        if self.dtype is not None:
+            image = normalize_image(image, self.dtype)
+        out = {**batch, "image": image, **self.extra(batch)}
         for encoder in self.encoders:
             out.update(encoder.fields(batch, key))
         return out

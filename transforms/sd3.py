@@ -16,8 +16,7 @@ T5_IDS = 256
 
 SD3_SCALE = 1.5305
 SD3_SHIFT = 0.0609
-"""Of the VAE's latents (Stability-AI/sd3.5 ``sd3_impls.py``, SD3LatentFormat), for
-`flux_scale_latents`."""
+"""Of the VAE's latents (Stability-AI/sd3.5 ``sd3_impls.py``, SD3LatentFormat)."""
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -39,7 +38,7 @@ class SD3Transform(ModelTransform):
         tokenizer_2: transformers' CLIPTokenizer of OpenCLIP bigG.
         tokenizer_3: transformers' T5TokenizerFast.
         t5_length: Ids per caption for T5.
-        dtype: Of ``image``.
+        dtype: Of ``image``; None leaves it uint8, as decoded, for `normalize_image` on the GPU.
         drop: Probability for each encoder, "clip_l", "clip_g" and "t5", that a sample gets the
             tokens of the empty caption, drawn apart, as SD3's were in its training (arXiv
             2403.03206). To drop a caption for all at once there is ``.drop_caption(p)``.
@@ -58,7 +57,7 @@ class SD3Transform(ModelTransform):
         tokenizer_3: Any,
         *,
         t5_length: int = T5_IDS,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         drop: Mapping[str, float] | None = None,
     ) -> None:
         chances = drop_chances(drop, "clip_l", "clip_g", "t5")
@@ -73,7 +72,7 @@ class SD3Transform(ModelTransform):
         path_or_id: str | PathLike[str],
         *,
         t5_length: int = T5_IDS,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         drop: Mapping[str, float] | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -126,3 +125,23 @@ def sd3_prompt_embeds(clip_l: torch.Tensor, clip_g: torch.Tensor, t5: torch.Tens
     if room < 0:
         raise ValueError(f"the CLIPs give {clips.shape[-1]} numbers a token, T5 {t5.shape[-1]}")
     return torch.cat([torch.nn.functional.pad(clips, (0, room)), t5], -2)
+
+
+def sd3_scale_latents(
+    latents: torch.Tensor, *, scale: float = SD3_SCALE, shift: float = SD3_SHIFT
+) -> torch.Tensor:
+    """Return what the VAE's encoder gave as the transformer takes it: ``(x - shift) * scale``.
+
+    Args:
+        latents: Any shape.
+        scale: The VAE's ``scaling_factor``.
+        shift: The VAE's ``shift_factor``.
+    """
+    return (latents - shift) * scale
+
+
+def sd3_unscale_latents(
+    latents: torch.Tensor, *, scale: float = SD3_SCALE, shift: float = SD3_SHIFT
+) -> torch.Tensor:
+    """Return what the transformer gave as the VAE's decoder takes it: ``x / scale + shift``."""
+    return latents / scale + shift

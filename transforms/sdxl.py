@@ -31,7 +31,7 @@ class SDXLTransform(ModelTransform):
     Args:
         tokenizer: transformers' CLIPTokenizer of CLIP-L.
         tokenizer_2: transformers' CLIPTokenizer of OpenCLIP bigG.
-        dtype: Of ``image``.
+        dtype: Of ``image``; None leaves it uint8, as decoded, for `normalize_image` on the GPU.
         drop: Probability for each encoder, "clip_l" and "clip_g", that a sample gets the tokens of
             the empty caption. To drop a caption for both at once there is ``.drop_caption(p)``.
 
@@ -47,7 +47,7 @@ class SDXLTransform(ModelTransform):
         tokenizer: Any,
         tokenizer_2: Any,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         drop: Mapping[str, float] | None = None,
     ) -> None:
         chances = drop_chances(drop, "clip_l", "clip_g")
@@ -60,7 +60,7 @@ class SDXLTransform(ModelTransform):
         cls,
         path_or_id: str | PathLike[str],
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         drop: Mapping[str, float] | None = None,
         revision: str | None = None,
         local_files_only: bool = False,

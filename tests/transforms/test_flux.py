@@ -63,6 +63,15 @@ def test_images_in_bfloat16(clip, t5, make_batch_of):
     assert torch.equal(out["image"], normalize_image(batch["image"]).to(torch.bfloat16))
 
 
+def test_images_may_stay_as_they_were_decoded(clip, t5, make_batch_of):
+    batch = make_batch_of(["a"])
+    made = FluxTransform(clip, t5, dtype=None)
+    assert made(batch)["image"] is batch["image"]
+    assert "t5_tokens" in made(batch)
+    with pytest.raises(ValueError, match="multiples of 16"):
+        made(make_batch_of(["a"], 24, 32))
+
+
 def test_two_tokenizers_in_a_folder_are_enough(checkpoint, clip, t5, captions, make_batch_of):
     made = FluxTransform.from_pretrained(checkpoint)
     assert made.variant == "dev"
@@ -151,7 +160,7 @@ def test_bad_arguments_are_refused(clip, t5, make_batch_of):
             FluxTransform(clip, t5, drop=drop)
     with pytest.raises(ValueError, match="drop of t5 must be a probability"):
         FluxTransform(clip, t5, drop={"t5": 2})
-    with pytest.raises(ValueError, match=r"a float; got torch.uint8"):
+    with pytest.raises(ValueError, match=r"a float, or None .* got torch.uint8"):
         FluxTransform(clip, t5, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"FLUX.1 takes sides that are multiples of 16.*step=16"):
         FluxTransform(clip, t5)(make_batch_of(["a"], 24, 32))

@@ -1,15 +1,16 @@
 """SD3's tokens, and how its encoders' outputs are put together, are diffusers' own."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from penstock.transforms import (
-    SD3_SCALE,
-    SD3_SHIFT,
     SD3Transform,
-    flux_scale_latents,
     normalize_image,
     sd3_prompt_embeds,
+    sd3_scale_latents,
+    sd3_unscale_latents,
 )
 
 
@@ -74,10 +75,22 @@ def test_embeddings_are_put_together_as_diffusers_does(encoded):
         sd3_prompt_embeds(*parts[:2], parts[0])
 
 
-def test_scale_and_shift_are_the_vaes():
-    latents = torch.ones(1, 16, 2, 2)
-    made = flux_scale_latents(latents, scale=SD3_SCALE, shift=SD3_SHIFT)
-    assert torch.equal(made, (latents - 0.0609) * 1.5305)
+def test_scale_and_shift_are_diffusers():
+    from diffusers import StableDiffusion3InpaintPipeline
+
+    raw = torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(1))
+    vae = SimpleNamespace(
+        config=SimpleNamespace(scaling_factor=1.5305, shift_factor=0.0609),
+        encode=lambda image: SimpleNamespace(latents=raw),
+    )
+    expected = StableDiffusion3InpaintPipeline._encode_vae_image(
+        SimpleNamespace(vae=vae), torch.zeros(2, 3, 32, 48), None
+    )
+    made = sd3_scale_latents(raw)
+    assert torch.equal(made, expected)
+    assert not torch.equal(made, raw)
+    assert torch.allclose(sd3_unscale_latents(made), raw, atol=1e-6)
+    assert torch.equal(sd3_unscale_latents(made), made / 1.5305 + 0.0609)
 
 
 def test_encoders_drop_apart(clip, clip_g, t5, make_batch_of, rng):
