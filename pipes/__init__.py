@@ -16,6 +16,7 @@ from .loader import ElasticDataLoader
 from .manifest import ManifestReader
 from .map import Mapper, Transformer
 from .mix import Mixer
+from .on_device import DeviceLoader
 from .pipe import Pipe
 from .sample import Extent, Ref, Sample
 from .shards import ShardLister
@@ -36,6 +37,7 @@ __all__ = [
     "CaptionShuffler",
     "DataError",
     "Decoder",
+    "DeviceLoader",
     "Draws",
     "ElasticDataLoader",
     "Extent",
