@@ -20,6 +20,7 @@ from .loader import ElasticDataLoader
 from .manifest import ManifestReader
 from .map import Mapper, Transformer
 from .mix import Mixer
+from .on_device import DeviceLoader
 from .pipe import Pipe
 from .prior_dataset import PriorEmbeddingDataset
 from .prior_splits import get_reader, make_splits
@@ -42,6 +43,7 @@ __all__ = [
     "CaptionShuffler",
     "DataError",
     "Decoder",
+    "DeviceLoader",
     "Draws",
     "ElasticDataLoader",
     "EmbeddingJoiner",

@@ -13,10 +13,11 @@ import torch
 from .epoch import Epoch
 from .graph import Graph
 from .length import epoch_length, lane_advice, pass_length
+from .on_device import DeviceLoader
 from .pipe import Pipe
 from .quarantine import Quarantine
 from .rank import place_of
-from .state import LoaderState, check, describe, merge_states
+from .state import LoaderState, check, describe, gather_states
 from .stream import LaneStates, LaneWalker, Made, Stream, replay
 from .workers import StatefulDataLoader, Workers, died, worker_start
 
@@ -220,6 +221,12 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
         assert made.batch is not None
         return made.batch
 
+    def on_device(
+        self, device: torch.device | str, *functions: Callable[..., Any], ahead: int = 2
+    ) -> DeviceLoader:
+        """Return a loader of these batches on a device, run through functions there."""
+        return DeviceLoader(self, device, *functions, ahead=ahead)
+
     def _drop_stream(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -250,16 +257,7 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
 
     def gather_state(self) -> LoaderState:
         """Return the state of all ranks, on every rank. A collective: every rank must call it."""
-        if self.world_size == 1:
-            return self.state_dict()
-        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-            raise RuntimeError(
-                "gather_state needs torch.distributed; without it, save every rank's state_dict() "
-                "and join them with merge_states()"
-            )
-        states: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(states, self.state_dict())
-        return merge_states(states)
+        return gather_states(self.state_dict(), self.world_size)
 
     def load_state_dict(self, state_dict: LoaderState) -> None:
         """Take a position: that of `gather_state`, `merge_states`, or of the only rank.

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from .graph import Graph
 
 VERSION = 2
@@ -116,3 +118,21 @@ def merge_states(states: Iterable[LoaderState]) -> LoaderState:
                 merged["states"][lane] = list(entry)
     merged["states"] = dict(sorted(merged["states"].items(), key=lambda kv: int(kv[0])))
     return merged
+
+
+def gather_states(own: LoaderState, world_size: int) -> LoaderState:
+    """Return one state with the lanes of all ranks' states, on every rank; a collective.
+
+    Raises:
+        RuntimeError: torch.distributed is not initialised.
+    """
+    if world_size == 1:
+        return own
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        raise RuntimeError(
+            "gather_state needs torch.distributed; without it, save every rank's state_dict() "
+            "and join them with merge_states()"
+        )
+    states: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(states, own)
+    return merge_states(states)

@@ -24,9 +24,18 @@ BENEATH_PIPES = {
     "aiohttp",  # where fsspec opens http URLs by it
     "clip",  # where it is installed and captions get no other tokenizer
 }
+BENEATH_TRANSFORMS = {
+    *("numpy", "torch"),
+    *("huggingface_hub", "transformers"),  # where a checkpoint is loaded
+}
 NEVER_WITH_PIPES = (
     *("accelerate", "diffusers", "jsonargparse", "matplotlib", "pandas", "peft", "pyarrow", "s3fs"),
     *("scipy", "skimage", "sklearn", "transformers", "webdataset"),
+)
+
+NEVER_WITH_TRANSFORMS = (
+    *NEVER_WITH_PIPES,
+    *("PIL", "fsspec", "huggingface_hub", "tokenizers", "torchdata", "torchvision"),
 )
 
 
@@ -58,23 +67,29 @@ def test_imports_point_one_way(folder: str) -> None:
     assert not wrong
 
 
-def test_pipes_import_few_packages() -> None:
-    allowed = BENEATH_PIPES | sys.stdlib_module_names | {"penstock"}
+@pytest.mark.parametrize(
+    ("folder", "beneath"), [("pipes", BENEATH_PIPES), ("transforms", BENEATH_TRANSFORMS)]
+)
+def test_few_packages_are_imported(folder: str, beneath: set[str]) -> None:
+    allowed = beneath | sys.stdlib_module_names | {"penstock"}
     wrong = [
         f"{path}:{line} imports {name}"
-        for path in files("pipes")
+        for path in files(folder)
         for line, name in imports(path)
         if name.split(".")[0] not in allowed
     ]
     assert not wrong
 
 
-def test_importing_pipes_loads_nothing_heavy() -> None:
-    code = "import sys, penstock.pipes; print(*{name.split('.')[0] for name in sys.modules})"
+@pytest.mark.parametrize(
+    ("folder", "never"), [("pipes", NEVER_WITH_PIPES), ("transforms", NEVER_WITH_TRANSFORMS)]
+)
+def test_importing_loads_nothing_heavy(folder: str, never: tuple[str, ...]) -> None:
+    code = f"import sys, penstock.{folder}; print(*{{n.split('.')[0] for n in sys.modules}})"
     env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True
     )
     loaded = set(done.stdout.split())
     assert {"penstock", "torch"} <= loaded
-    assert not loaded & set(NEVER_WITH_PIPES)
+    assert not loaded & set(never)

@@ -1,3 +1,63 @@
 """What a model needs of a sample: pure functions of images and captions."""
 
-__all__: list[str] = []
+from .cut_report import CutReport, cut_report
+from .dalle import DalleTransform
+from .flow_shift import flux2_mu, flux_mu, shift_sigmas
+from .flux import FluxTransform
+from .flux2 import Flux2Transform
+from .flux2_latents import (
+    flux2_denormalize_latents,
+    flux2_image_ids,
+    flux2_normalize_latents,
+    flux2_pack_latents,
+    flux2_patchify_latents,
+    flux2_text_ids,
+    flux2_unpack_latents,
+    flux2_unpatchify_latents,
+)
+from .flux_latents import (
+    flux_image_ids,
+    flux_pack_latents,
+    flux_scale_latents,
+    flux_text_ids,
+    flux_unpack_latents,
+    flux_unscale_latents,
+)
+from .images import normalize_image
+from .sd3 import SD3Transform, sd3_prompt_embeds, sd3_scale_latents, sd3_unscale_latents
+from .sdxl import SDXLTransform, sdxl_time_ids
+from .tokenize import ClipTokenize, T5Tokenize
+
+__all__ = [
+    "ClipTokenize",
+    "CutReport",
+    "DalleTransform",
+    "Flux2Transform",
+    "FluxTransform",
+    "SD3Transform",
+    "SDXLTransform",
+    "T5Tokenize",
+    "cut_report",
+    "flux2_denormalize_latents",
+    "flux2_image_ids",
+    "flux2_mu",
+    "flux2_normalize_latents",
+    "flux2_pack_latents",
+    "flux2_patchify_latents",
+    "flux2_text_ids",
+    "flux2_unpack_latents",
+    "flux2_unpatchify_latents",
+    "flux_image_ids",
+    "flux_mu",
+    "flux_pack_latents",
+    "flux_scale_latents",
+    "flux_text_ids",
+    "flux_unpack_latents",
+    "flux_unscale_latents",
+    "normalize_image",
+    "sd3_prompt_embeds",
+    "sd3_scale_latents",
+    "sd3_unscale_latents",
+    "sdxl_time_ids",
+    "shift_sigmas",
+]
