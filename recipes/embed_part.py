@@ -7,7 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -97,12 +97,19 @@ def open_part(path: Path, version: Version) -> Iterator[Part]:
     Raises:
         BlockingIOError: Another process writes it.
     """
-    with path.open("ab+") as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(f"another process is writing {path}: wait for it") from None
         yield Part(file, version)
+
+
+def _opened(path: Path) -> BinaryIO:
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # a process that is done removes an empty folder
+            return path.open("ab+")
 
 
 def samples_done(path: Path, version: Version) -> int:

@@ -220,7 +220,8 @@ def test_only_a_pipe_that_asks_makes_headers_be_read(fake):
     ):
         asked = []
         graph = Graph.of(pipe)
-        graph.sources[0].open = lambda image_sizes, asked=asked: asked.append(image_sizes)
+        source, opened = graph.sources[0], graph.sources[0].open(False)
+        source.open = lambda sizes, asked=asked, opened=opened: asked.append(sizes) or opened
         graph.open()
         assert asked == [asks]
 

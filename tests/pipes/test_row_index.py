@@ -5,7 +5,7 @@ from array import array
 
 import pytest
 
-from penstock.pipes import ManifestReader
+from penstock.pipes import ManifestReader, manifest_source
 from penstock.pipes.row_index import RowIndex
 from penstock.pipes.row_sizes import RowSizes
 
@@ -122,10 +122,8 @@ def test_headers_are_read_once_by_all_runs(tmp_path, make_jpeg, monkeypatch):
     for i in range(4):
         (tmp_path / f"{i}.jpg").write_bytes(make_jpeg(40 + i, 60, i))
     read = []
-    real = ManifestReader.open.__globals__["read_image_size"]
-    monkeypatch.setattr(
-        "penstock.pipes.manifest_source.read_image_size", lambda e: read.append(e) or real(e)
-    )
+    real = manifest_source.read_image_size
+    monkeypatch.setattr(manifest_source, "read_image_size", lambda e: read.append(e) or real(e))
 
     def heights():
         return [h for block in ManifestReader(tmp_path).image_sizes() for h, _ in block.tolist()]
