@@ -5,8 +5,6 @@ The names and arguments are those of lucidrains/DALLE2-pytorch, its README's and
 ones chain `ShardLister`, ``.join_embeddings`` and ``.decode``.
 """
 
-import functools
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,7 +15,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from .graph import Graph
 from .image_embedding_plan import ImageEmbeddingPlan
 from .loader import ElasticDataLoader
+from .replaced import warn_replaced
 from .stream import Stream
+
+_INSTEAD = (
+    "ShardLister(urls).read_tar().join_embeddings(folder).shuffle(n).batch(b).decode(), whose "
+    ".loader() resumes exactly"
+)
 
 _HANDLERS: dict[str, Literal["raise", "skip"]] = {
     "reraise_exception": "raise",
@@ -74,7 +78,7 @@ class ImageEmbeddingDataset(IterableDataset[tuple[Any, ...]]):
         seed: int = 0,
         allow_pipe: bool = False,
     ) -> None:
-        _say_once("ImageEmbeddingDataset")
+        warn_replaced("ImageEmbeddingDataset", _INSTEAD)
         image_url = _either(
             "img_embedding_folder_url",
             img_embedding_folder_url,
@@ -219,7 +223,7 @@ def create_image_embedding_dataloader(
     Raises:
         ValueError: Arguments contradict each other, or tars and ``.npy`` files do not pair.
     """
-    _say_once("create_image_embedding_dataloader")
+    warn_replaced("create_image_embedding_dataloader", _INSTEAD)
     image_url = _either("img_embeddings_url", img_embeddings_url, "embeddings_url", embeddings_url)
     plan = ImageEmbeddingPlan(
         urls=tar_url,
@@ -237,17 +241,6 @@ def create_image_embedding_dataloader(
         allow_pipe=allow_pipe,
     )
     return ImageEmbeddingLoader(plan, batch_size, num_workers)
-
-
-@functools.cache
-def _say_once(name: str) -> None:
-    warnings.warn(
-        f"{name} is kept for programs written for DALLE2-pytorch; new ones chain "
-        "ShardLister(urls).read_tar().join_embeddings(folder).shuffle(n).batch(b).decode(), whose "
-        ".loader() resumes exactly",
-        DeprecationWarning,
-        stacklevel=3,
-    )
 
 
 def _either(name: str, value: str | None, other_name: str, other: str | None) -> str | None:

@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from penstock.pipes import DataError, ImageEmbeddingDataset, create_image_embedding_dataloader
-from penstock.pipes import image_embedding as module
 from penstock.pipes.graph import Graph
 from penstock.pipes.image_embedding_plan import ImageEmbeddingPlan
+from penstock.pipes.replaced import warn_replaced
 from penstock.pipes.stream import LaneWalker, Steps
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*kept for programs written for DALLE2:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*kept for programs:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 INDICES = {0: [0, 2, 3, 4], 1: [0, 1, 2], 2: [0, 1, 2, 3, 5]}
@@ -141,7 +141,7 @@ def test_the_readmes_program(tmp_path, embed, capsys):
 
 
 def test_each_name_says_once_what_replaces_it(data):
-    module._say_once.cache_clear()
+    warn_replaced.cache_clear()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(3):
@@ -149,10 +149,10 @@ def test_each_name_says_once_what_replaces_it(data):
             ImageEmbeddingDataset(str(data.tars), str(data.rows))
     words = [str(w.message) for w in told]
     assert len(words) == 2
-    assert words[0].startswith("create_image_embedding_dataloader is kept for programs written for")
-    assert words[1].startswith("ImageEmbeddingDataset is kept for programs written for")
+    assert words[0].startswith("create_image_embedding_dataloader is kept for programs")
+    assert words[1].startswith("ImageEmbeddingDataset is kept for programs that were written for")
     assert {w.filename for w in told} == {__file__}
-    assert all(w.category is DeprecationWarning for w in told)
+    assert all(w.category is FutureWarning for w in told)
 
 
 @pytest.mark.parametrize(
