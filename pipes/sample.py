@@ -1,6 +1,5 @@
 """What flows through the pipes: samples, the refs that name them, and extents of files."""
 
-from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 Sample = dict[str, Any]
@@ -57,8 +56,12 @@ class Extent(NamedTuple):
         return read_extent(self)
 
 
-class Stored(ABC):
-    """A field that has not been loaded, and is no extent of a file: it lies somewhere else."""
+class Stored:
+    """A field that has not been loaded, and is no extent of a file: it lies somewhere else.
+
+    Each field of each sample is asked whether it is one; of an abstract class of ``abc`` that would
+    take more than twice as long.
+    """
 
     __slots__ = ()
 
@@ -67,10 +70,9 @@ class Stored(ABC):
         """Whether `fetch` has something to do, which several threads can do at once."""
         return False
 
-    def fetch(self) -> None:  # noqa: B027 (nothing to do, where `far` is False)
+    def fetch(self) -> None:
         """Bring the bytes near, so that `read` does not wait; raises as `read`. In any thread."""
 
-    @abstractmethod
     def read(self) -> bytes:
         """Return the bytes.
 
@@ -78,6 +80,7 @@ class Stored(ABC):
             DataError: There are none, and the message says why.
             OSError: They cannot be read.
         """
+        raise NotImplementedError
 
 
 class Typed(Stored):
@@ -85,9 +88,9 @@ class Typed(Stored):
 
     __slots__ = ()
 
-    @abstractmethod
     def value(self) -> Any:
         """Return what decoding makes of the field; raises as `read`."""
+        raise NotImplementedError
 
 
 UNLOADED = (Extent, Stored, bytes)
