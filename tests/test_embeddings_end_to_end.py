@@ -170,6 +170,7 @@ def train(
     checkpoint = folder / "checkpoint.json"
     if checkpoint.exists():
         loader.load_state_dict(json.loads(checkpoint.read_text()))
+    (folder / f"began{life}").write_text(str(loader.position))
     with open(folder / f"log{rank}", "a") as log:
         while loader.position < STOP:
             for batch in loader:
@@ -260,6 +261,9 @@ def test_from_shards_to_a_resumed_run(make_tar: Any, tmp_path: Path, tiny_clip: 
     for g, found in logs:
         assert found == expected[g], f"batch {g}"
     assert {g for g, _ in logs} >= set(range(STOP))
+    began = [int((tmp_path / f"began{life}").read_text()) for life in range(len(layouts))]
+    assert began == sorted(began)
+    assert 0 < began[-1] < STOP
 
 
 def directly(clip: Path, shard: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
