@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from ..pipes import ShardLister
 from ..pipes.decode_fields import CaptionField
+from ..pipes.embedding_files import tar_digits
 from ..pipes.errors import DataError
 from ..pipes.pipe import Pipe
 from ..pipes.rank import place_of
@@ -47,7 +48,7 @@ from .embed_run import UNREAD, Entry, Job, ShardRun, Undone, Walk, entries_of
 from .embed_settings import check_settings
 from .embed_shard import Record, ShardFiles
 from .embedder import Embedder, Kinds
-from .embedding_rows import index_rows, numbered_shards, shard_digits
+from .embedding_rows import index_rows, numbered_shards
 
 AT_ONCE = 16
 """Remote shards whose versions are asked for at once."""
@@ -173,7 +174,7 @@ def embed(cfg: Config, rank: int = 0, world_size: int = 1) -> Report:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         versions = list(pool.map(cache.version, own))
     for url, version in zip(own, versions, strict=True):
-        files = ShardFiles(cfg.out, shard_digits(url), kinds)
+        files = ShardFiles(cfg.out, tar_digits(url), kinds)
         record = files.record(version)
         if record is None:
             jobs.append(Job(url, version, files))

@@ -25,13 +25,14 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from ..pipes.embedding_files import tar_digits
 from ..pipes.rank import place_of
 from ..pipes.remote import Remote
 from ..pipes.urls import expand_urls
 from ._cli import cli
 from .all_ranks import all_ranks
 from .check_embeddings import Problems, check_folder
-from .embedding_rows import numbered_shards, shard_digits
+from .embedding_rows import numbered_shards
 from .reorder_input import KeyFile, Pair, check_rows, find_pairs
 from .reorder_plan import MOST_DIGITS, Plan, sort_rows
 from .reorder_shard import Record, ShardWriter, common
@@ -190,7 +191,7 @@ def _plan(
 def _index_width(cfg: Config, pairs: Sequence[Pair], tars: dict[int, str], remote: Remote) -> int:
     """Return how many digits behind a shard's number a key has, by the keys and the tars' names."""
     example = ""
-    widths = {len(shard_digits(url)) for url in tars.values()}
+    widths = {len(tar_digits(url)) for url in tars.values()}
     for pair in pairs:
         for part in KeyFile(pair.parquet, remote, cfg.key_column).parts():
             # Keys have this many digits, but for those of shards whose number has more.
@@ -204,7 +205,7 @@ def _index_width(cfg: Config, pairs: Sequence[Pair], tars: dict[int, str], remot
                 for width in widths
                 if 1 <= length - width <= MOST_DIGITS
                 and any(
-                    len(shard_digits(tars[shard])) == width
+                    len(tar_digits(tars[shard])) == width
                     for shard in np.unique(numbers // 10 ** (length - width)).tolist()
                     if shard in tars
                 )
@@ -234,7 +235,7 @@ def _names(cfg: Config, plan: Plan, tars: dict[int, str], index_width: int) -> d
                 f"(such as {plan.shards[:1].tolist()}) is among the tars: check --index_width"
             )
         if cfg.shard_width is None:
-            return {shard: shard_digits(tars[shard]) for shard in shards}
+            return {shard: tar_digits(tars[shard]) for shard in shards}
     width = cfg.shard_width or plan.shard_width(index_width)
     return {shard: str(shard).zfill(width) for shard in shards}
 

@@ -130,7 +130,7 @@ def test_damaged_files_and_shards(folder, tars, tmp_path, make_tar):
     assert dict(problems.counts) == {"damaged_file": 2, "damaged_shard": 1}
     assert "it was truncated" in str(problems)
     assert "would have to be unpickled" in str(problems)
-    assert "key 'cat' of" in str(problems)
+    assert "key 'cat' does not begin with the digits of its tar" in str(problems)
 
 
 def test_many_bad_rows_are_counted_and_the_first_named(tmp_path, make_tar):

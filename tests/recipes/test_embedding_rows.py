@@ -1,7 +1,8 @@
 import pytest
 
 from penstock.pipes import DataError
-from penstock.recipes.embedding_rows import index_rows, numbered_shards, shard_digits
+from penstock.pipes.embedding_files import tar_digits
+from penstock.recipes.embedding_rows import index_rows, numbered_shards
 
 
 @pytest.mark.parametrize(
@@ -14,12 +15,12 @@ from penstock.recipes.embedding_rows import index_rows, numbered_shards, shard_d
     ],
 )
 def test_the_digits_of_shards(url, digits):
-    assert shard_digits(url) == digits
+    assert tar_digits(url) == digits
 
 
 def test_shards_without_a_number_of_their_own():
     with pytest.raises(ValueError, match=r"data/train\.tar has no number at the end of its name"):
-        shard_digits("data/train.tar")
+        tar_digits("data/train.tar")
     assert numbered_shards(["b/001.tar", "a/0.tar"]) == {1: "b/001.tar", 0: "a/0.tar"}
     with pytest.raises(ValueError, match=r"b/001\.tar and a/1\.tar are both shard 1"):
         numbered_shards(["b/001.tar", "a/1.tar"])
@@ -49,24 +50,27 @@ def test_the_rows_of_keys(url, keys, width, rows):
             "00012.tar",
             ["cat"],
             None,
-            "key 'cat' of 00012.tar does not name a row: expected '00012'",
+            "key 'cat' does not begin with the digits of its tar, '00012'",
         ),
         ("00012.tar", ["000130034"], None, "key '000130034'"),
         ("00012.tar", ["00012"], None, "key '00012'"),
-        ("1.tar", ["10", "100"], None, "key '100'"),
-        ("00012.tar", ["00012\u0663"], None, "and then 1 digits"),
-        ("2.tar", ["000010034"], 4, "expected 4 digits at its end, and none before"),
+        ("1.tar", ["10", "100"], None, "keys '10' and '100' differ in length"),
+        ("00012.tar", ["00012\u0663"], None, "has no index: '\u0663' is no number"),
+        ("2.tar", ["000010034"], 4, "key '000010034' is of shard 1 and stands in tar 2"),
         ("2.tar", ["34"], 4, "key '34'"),
         ("2.tar", ["2123456789"], 9, "below 10,000,000"),
         (
             "2.tar",
             ["a21", "b21"],
             1,
-            "'a21' and 'b21' of 2.tar have the same index 1 in their last 1",
+            "keys 'a21' and 'b21' both name row 1: the index is wider",
         ),
+        ("2.tar", ["a/20", "b/21", "b/20"], None, "keys 'a/20' and 'b/20' both name row 0"),
+        ("2.tar", ["20", "20"], None, "key '20' is there twice, and names row 0"),
     ],
 )
 def test_keys_without_a_row_are_refused(url, keys, width, words):
     with pytest.raises(DataError) as error:
         index_rows(url, keys, width)
     assert words in str(error.value)
+    assert f"(in {url}; say with --index_width" in str(error.value)
