@@ -48,7 +48,10 @@ def test_workers_make_what_the_main_process_makes(shards, flux, kind, capfd):
     loader.close()
     out, err = capfd.readouterr()
     assert out == ""
-    assert "tokenizers" not in err  # it warns where it was used before a fork
+    if kind == "fork":
+        assert err == ""
+    else:  # C++ libraries have been seen to say this where a process ends that was not forked
+        assert set(err.splitlines()) <= {"terminate called without an active exception"}
     batch = here[0]
     assert batch["image"].dtype == torch.float32
     assert batch["image"].shape[0] == 4
