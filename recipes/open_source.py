@@ -1,7 +1,7 @@
 """What lies at a path or URL: tar shards, manifests, or a folder of images."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..pipes import ManifestReader, ShardLister
 from ..pipes.open_table import MANIFESTS
@@ -19,6 +19,8 @@ def open_source(
     seed: int = 0,
     shuffle: bool = False,
     cache: str | None = None,
+    split: str | None = None,
+    splits: Mapping[str, float] | None = None,
 ) -> SourcePipe:
     """Return the samples of what lies at a path or URL.
 
@@ -31,6 +33,9 @@ def open_source(
         seed: Seed of the order and of every other random draw.
         shuffle: Whether samples come in a random order.
         cache: Folder of the cache.
+        split: Which of ``splits`` to take: by a hash of each sample of shards, which adding data
+            does not move; of a manifest's rows the exact number.
+        splits: Name to fraction.
 
     Raises:
         FileNotFoundError: There is nothing.
@@ -43,7 +48,16 @@ def open_source(
                 f"{urls} are tar shards, which have no columns: image, caption and image_dir are "
                 "for manifests and folders"
             )
-        return TarReader(ShardLister(urls, seed=seed, shuffle=shuffle, cache=cache))
+        lister = ShardLister(
+            urls,
+            seed=seed,
+            shuffle=shuffle,
+            cache=cache,
+            split=split,
+            splits=splits,
+            split_by="sample",
+        )
+        return TarReader(lister)
     paths = [
         path
         for one in urls
@@ -57,6 +71,8 @@ def open_source(
         seed=seed,
         shuffle=shuffle,
         cache=cache,
+        split=split,
+        splits=splits,
     )
 
 
