@@ -107,6 +107,18 @@ class FastTokenizer:
             cut[i] = sum(len(rest.ids) - self._special for rest in encoding.overflowing)
         return Tokens(*map(torch.from_numpy, (ids, mask, cut)))
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """All that the ids depend on but the caption, as JSON holds it."""
+        return {
+            "rules": self.digest,
+            "max_length": self.max_length,
+            "special_tokens": self.add_special_tokens,
+            "pad": self._pad,
+            "padding_side": "left" if self._left else "right",
+            "truncation_side": self._backend.truncation["direction"],
+        }
+
     def _encode(self, caption: str, number: int) -> Any:
         try:
             return self._backend.encode(caption, add_special_tokens=self.add_special_tokens)
