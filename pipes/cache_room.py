@@ -3,40 +3,20 @@
 import errno
 import fcntl
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from ..transforms.byte_size import parse_size as parse_size
 from .own_file import OwnFile
 
 PATIENCE = 60.0
 """Seconds to wait for other processes' fetches where only what they are fetching is in the way."""
 
-_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
-
 
 class CacheTooSmall(OSError):
     """What is in use at once is more than the cache may hold."""
-
-
-def parse_size(size: str | int | None) -> int | None:
-    """Return a number of bytes: 100000000000 of ``"100GB"``, 1073741824 of ``"1GiB"``.
-
-    Raises:
-        ValueError: It is no size, or less than 1 byte.
-    """
-    if size is None:
-        return None
-    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
-    if found is not None:
-        number, unit, binary = found.groups()
-        size = round(float(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()])
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"cache_size is bytes, or such as '100GB' or '64GiB'; got {size!r}")
-    return size
 
 
 @dataclass(frozen=True)
