@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ..transforms.latent_cache import LatentCache
 from .captions import check_pick
 from .decode_fields import ARRAYS, CaptionField, decode_field, kind
 from .decode_image import DecodePolicy, decode, probe
@@ -14,6 +15,7 @@ from .decode_pixels import DecodedImages
 from .draws import Draws
 from .errors import DataError
 from .geometry import Crop, cover_crop, crop_top_left, resized_crop
+from .latents import LatentRows, Region, blank, finish
 from .pipe import Pipe
 from .read import read_value
 from .sample import UNLOADED, Extent, Sample, Stored, Typed
@@ -57,6 +59,8 @@ class Decoder(Decoding):
         keep_in_memory: Bytes of decoded images that each worker keeps, so that those of a small
             data set are decoded once (4 bytes a pixel, of JPEGs at the scale they are needed in).
             It changes no pixel.
+        latents: A `LatentCache`: samples get ``latents`` from there, and are not decoded; those
+            that it lacks come with their pixels, and are encoded by ``on_device(…, cache.fill)``.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Decoder(Decoding):
         icc: bool = True,
         max_pixels: int = 178_956_970,
         keep_in_memory: int = 0,
+        latents: LatentCache | None = None,
     ) -> None:
         if crop not in ("center", "random", "resized"):
             raise ValueError(f"crop must be 'center', 'random' or 'resized', got {crop!r}")
@@ -108,10 +113,16 @@ class Decoder(Decoding):
         self.kept = DecodedImages(keep_in_memory) if keep_in_memory else None
         self.policy = DecodePolicy(matte=matte, alpha=alpha, icc=icc, max_pixels=max_pixels)
         self.captions = CaptionField(caption, caption_pick, caption_lines, caption_default)
+        self.latents = latents
+        self.rows = None if latents is None else LatentRows(latents, self.policy, self.captions)
 
     def arguments(self) -> dict[str, Any]:
-        # What is kept in memory is no difference.
-        return {k: v for k, v in super().arguments().items() if k != "keep_in_memory"}
+        # What is kept in memory is no difference; of a cache, the encoder is.
+        own = {k: v for k, v in super().arguments().items() if k != "keep_in_memory"}
+        if self.latents is None:
+            del own["latents"]
+            return own
+        return {**own, "latents": self.latents.digest}
 
     def image_size(self) -> tuple[int, int] | None:
         return self.fixed
@@ -124,6 +135,11 @@ class Decoder(Decoding):
             raise ValueError("decode(size=…) stands behind a bucketer, which gives sizes itself")
         if not bucketed and self.fixed is None and self.crop != "center":
             raise ValueError(f"decode(crop={self.crop!r}) needs size=…, or a bucketer before it")
+        if self.rows is not None:
+            self.rows.hashes.refresh()  # here, so that forked workers share them
+
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch if self.rows is None else finish(batch)
 
     def begin(self, sample: Sample) -> Sample:
         small = {
@@ -148,43 +164,57 @@ class Decoder(Decoding):
         }
         for field in fields:
             if field == name:
-                self._image(field, sample[field], draws, slot, out)
+                self._image(field, sample, draws, slot, out)
             elif field != taken:
                 out[field] = decode_field(field, sample[field])
         if caption is not None:
             out["caption"] = caption
         return out
 
-    def _image(
-        self, field: str, value: Extent | Stored | bytes, draws: Draws, slot: Slot, out: Sample
-    ) -> None:
+    def _image(self, field: str, sample: Sample, draws: Draws, slot: Slot, out: Sample) -> None:
         try:
-            data = read_value(value)
-            original = probe(data, self.policy)
-            target = slot.size or original
-            crop, flip = self._crop(original, target, draws)
+            found = self._region(sample[field], slot.size, draws)
+            target = found.target
             mask = slot.mask
             if self.masks() and mask is None:
                 mask = torch.empty((1, *target), dtype=torch.uint8)
             whole = slot.size is None
-            out["image"] = decode(
-                data,
-                self.policy,
-                crop=None if whole else crop,
-                out=slot.image,
-                size=None if whole else target,
-                flip=flip,
-                mask_out=mask,
-                kept=self.kept,
+            out["image"] = (
+                blank(slot.image, target)
+                if found.data is None
+                else decode(
+                    found.data,
+                    self.policy,
+                    crop=None if whole else found.crop,
+                    out=slot.image,
+                    size=None if whole else target,
+                    flip=found.flip,
+                    mask_out=mask,
+                    kept=self.kept,
+                )
             )
         except DataError as error:
             raise DataError(f"field {field!r}: {error}") from error
         if mask is not None:
             out["mask"] = mask
-        out["original_size"] = np.array(original, np.int64)
-        out["crop_top_left"] = np.array(crop_top_left(crop, original, target, flip), np.int64)
+        top_left = crop_top_left(found.crop, found.original, target, found.flip)
+        out["original_size"] = np.array(found.original, np.int64)
+        out["crop_top_left"] = np.array(top_left, np.int64)
         out["target_size"] = np.array(target, np.int64)
-        out["flipped"] = flip
+        out["flipped"] = found.flip
+        if self.rows is not None:
+            self.rows.add(found, sample, out)
+
+    def _region(
+        self, value: Extent | Stored | bytes, size: tuple[int, int] | None, draws: Draws
+    ) -> Region:
+        """Return the image's bytes, unless its latents are cached, and what becomes of them."""
+        if self.rows is not None:
+            return self.rows.find(value, size, partial(self._crop, draws=draws))
+        data = read_value(value)
+        original = probe(data, self.policy)
+        target = size or original
+        return Region(data, original, target, *self._crop(original, target, draws))
 
     def _crop(
         self, original: tuple[int, int], target: tuple[int, int], draws: Draws

@@ -23,6 +23,13 @@ Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom): Pillow's order, for Pillow's functions only."""
 
+DECODER_VERSION: Final = 1
+"""Of the code that makes pixels. To be raised whenever the same file and arguments would give other
+pixels: what caches keep of them is then computed anew."""
+
+INTERPOLATION: Final = "BICUBIC"
+"""The filter that resizes, by Pillow's name; it antialiases."""
+
 SCALES: Final = ((1, 1.1), (2, 1.1), (3, 1.05), (4, 1.2), (5, 1.05))
 """(n, how many times the output's size it must have): scales of n/8 that pay, and where they are
 good enough, measured. 6/8 and 7/8 take longer than the full decode, which SIMD does."""
@@ -185,7 +192,7 @@ def _box(region: Crop, scale: float, size: tuple[int, int]) -> Box:
 
 
 def _resized(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
-    return image.resize(size[::-1], Image.Resampling.BICUBIC, box)
+    return image.resize(size[::-1], Image.Resampling[INTERPOLATION], box)
 
 
 def _cut(image: Image.Image, box: Box, size: tuple[int, int]) -> tuple[Image.Image, Box]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .node import Node
 
 if TYPE_CHECKING:
+    from ..transforms.latent_cache import LatentCache
     from .loader import ElasticDataLoader
 
 
@@ -205,6 +206,7 @@ class Pipe(Node):
         icc: bool = True,
         max_pixels: int = 178_956_970,
         keep_in_memory: int = 0,
+        latents: "LatentCache | None" = None,
     ) -> "Pipe":
         """Begin the work half: images to uint8 tensors, texts to str; see `Decoder`."""
         from .decode import Decoder
@@ -226,6 +228,7 @@ class Pipe(Node):
             icc=icc,
             max_pixels=max_pixels,
             keep_in_memory=keep_in_memory,
+            latents=latents,
         )
 
     def shuffle_caption(self, *, separator: str = ",", keep: int = 0, p: float = 1.0) -> "Pipe":

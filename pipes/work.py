@@ -82,6 +82,10 @@ class Decoding(WorkPipe):
         """Return whether masks are made."""
         return False
 
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch whose samples have gone through all that works on samples."""
+        return batch
+
 
 class Workshop:
     """Runs a graph's work half on one batch after another.
@@ -237,7 +241,7 @@ class Workshop:
             parts = [getattr(slot, name) for slot in slots]
             if all(p is not None and s.get(name) is p for p, s in zip(parts, samples, strict=True)):
                 ready[name] = getattr(self, whole)
-        out = collate(samples, ready)
+        out = self.decoding.finish(collate(samples, ready))
         out[BATCH] = g
         if self.on_error == "skip":
             out[FILLED] = filled

@@ -2,6 +2,8 @@
 
 from .cut_report import CutReport, cut_report
 from .dalle import DalleTransform
+from .entry import Store, entry_name
+from .fingerprint import fingerprint
 from .flow_shift import flux2_mu, flux_mu, shift_sigmas
 from .flux import FluxTransform
 from .flux2 import Flux2Transform
@@ -24,6 +26,9 @@ from .flux_latents import (
     flux_unscale_latents,
 )
 from .images import normalize_image
+from .latent_cache import LatentCache
+from .latent_encoder import LatentEncoder
+from .posterior import draw_latents
 from .sd3 import SD3Transform, sd3_prompt_embeds, sd3_scale_latents, sd3_unscale_latents
 from .sdxl import SDXLTransform, sdxl_time_ids
 from .tokenize import ClipTokenize, T5Tokenize
@@ -34,10 +39,16 @@ __all__ = [
     "DalleTransform",
     "Flux2Transform",
     "FluxTransform",
+    "LatentCache",
+    "LatentEncoder",
     "SD3Transform",
     "SDXLTransform",
+    "Store",
     "T5Tokenize",
     "cut_report",
+    "draw_latents",
+    "entry_name",
+    "fingerprint",
     "flux2_denormalize_latents",
     "flux2_image_ids",
     "flux2_mu",

@@ -19,7 +19,8 @@ class ModelTransform:
     With ``dtype=None`` the pixels are checked and stay uint8, a quarter of float32 to hand to the
     trainer, whose GPU makes the rest: ``normalize_image(batch["image"].to(device))``.
 
-    All other fields stay as they are. A subclass says what the model is called and which sides it
+    A batch that has ``latents`` and no ``image``, from a cache, gets the tokens alone. All other
+    fields stay as they are. A subclass says what the model is called and which sides it
     takes, and may add fields by `extra`.
     """
 
@@ -42,18 +43,18 @@ class ModelTransform:
         """Return the batch with the model's fields.
 
         Args:
-            batch: From ``.decode()``: images of one size, captions.
+            batch: From ``.decode()``: images of one size (or latents), captions.
             rng: The batch's draws, which ``.transform()`` gives; only ``drop`` needs them.
 
         Raises:
             ValueError: If sides are no multiples of what the model takes, sizes differ, a field is
                 missing, or a caption is no text.
         """
-        image = batch_images(batch, multiple=self.multiple, model=self.model)
         key = draw_key(rng) if any(encoder.drop for encoder in self.encoders) else 0
-        if self.dtype is not None:
-            image = normalize_image(image, self.dtype)
-        out = {**batch, "image": image, **self.extra(batch)}
+        out = {**batch, **self.extra(batch)}
+        if "image" in batch or "latents" not in batch:
+            image = batch_images(batch, multiple=self.multiple, model=self.model)
+            out["image"] = image if self.dtype is None else normalize_image(image, self.dtype)
         for encoder in self.encoders:
             out.update(encoder.fields(batch, key))
         return out
