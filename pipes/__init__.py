@@ -9,6 +9,7 @@ from .decode import Decoder
 from .draws import Draws
 from .embedding_reader import EmbeddingReader
 from .embeddings import EmbeddingJoiner
+from .entry_store import EntryStore
 from .errors import DataError
 from .fields import Renamer, Selector
 from .filter import CaptionFilter, Filter, SizeFilter
@@ -48,6 +49,7 @@ __all__ = [
     "ElasticDataLoader",
     "EmbeddingJoiner",
     "EmbeddingReader",
+    "EntryStore",
     "Extent",
     "FieldLoader",
     "Filter",
