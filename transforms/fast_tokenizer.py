@@ -70,8 +70,7 @@ class FastTokenizer:
             raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token")
         if getattr(tokenizer, "split_special_tokens", False):
             raise ValueError("a tokenizer with split_special_tokens=True is not supported")
-        rules = backend.to_str()
-        self._backend = type(backend).from_str(rules)
+        self._backend = type(backend).from_str(backend.to_str())
         special = self._backend.num_special_tokens_to_add(False) if add_special_tokens else 0
         if max_length <= special:
             raise ValueError(
@@ -79,13 +78,15 @@ class FastTokenizer:
                 f"got {max_length}"
             )
         self._backend.no_padding()
+        self._backend.no_truncation()
+        # Without either, which are as the tokenizer was last used.
+        self.digest = hashlib.sha256(self._backend.to_str().encode()).hexdigest()
         self._backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
         self._special = special
         self._pad = int(pad)
         self._left = tokenizer.padding_side == "left"
         self.max_length = max_length
         self.add_special_tokens = add_special_tokens
-        self.digest = hashlib.sha256(rules.encode()).hexdigest()
 
     def __call__(self, captions: Sequence[str]) -> Tokens:
         """Return the tokens of ``captions``.

@@ -32,19 +32,19 @@ class Row(NamedTuple):
     outputs: Tensors
 
 
-def check_bytes(policy: str, mask: str) -> None:
+def check_bytes(policy: str, mask: str | None) -> None:
     """Refuse a policy that there is not, or that would lose something under this mask.
 
     Args:
         policy: See `pack_text`.
-        mask: The `TextEncoder`'s.
+        mask: The `TextEncoder`'s; None where there is none.
 
     Raises:
         ValueError: If so.
     """
     if policy not in get_args(Bytes):
         raise ValueError(f"bytes must be one of {get_args(Bytes)}, got {policy!r}")
-    if policy == "trimmed" and mask not in ("both", "zeroed"):
+    if policy == "trimmed" and mask in ("ignored", "encoder"):
         why = {
             "ignored": "the encoder attends to padding, and what takes its outputs attends to them",
             "encoder": "what takes the encoder's outputs attends to those for padding too",
@@ -57,7 +57,7 @@ def check_bytes(policy: str, mask: str) -> None:
 
 
 def pack_text(policy: Bytes, row: Row) -> Tensors:
-    """Return the tensors of a caption's entry, on the CPU, each with memory of its own.
+    """Return the tensors of a caption's entry, where they are.
 
     Args:
         policy: What is kept of the outputs:
@@ -71,8 +71,7 @@ def pack_text(policy: Bytes, row: Row) -> Tensors:
     """
     entry = {CUT: torch.tensor(row.cut, dtype=torch.int32)}
     if policy == "ids":
-        ids = {IDS: row.ids.to(torch.int32), MASK: row.mask.to(torch.uint8)}
-        return {name: _own(tensor) for name, tensor in (entry | ids).items()}
+        return {**entry, IDS: row.ids.to(torch.int32), MASK: row.mask.to(torch.uint8)}
     if any(tensor.ndim == 2 for tensor in row.outputs.values()):
         entry[MASK] = row.mask.to(torch.uint8)
     for name, tensor in row.outputs.items():
@@ -83,10 +82,12 @@ def pack_text(policy: Bytes, row: Row) -> Tensors:
         entry[name] = tensor
     if policy == "float8":
         entry[ERROR] = _error(row.outputs, entry)
-    return {name: _own(tensor) for name, tensor in entry.items()}
+    return entry
 
 
-def stack_text(policy: Bytes, rows: Sequence[Tensors]) -> Tensors:
+def stack_text(
+    policy: Bytes, rows: Sequence[Tensors], device: torch.device | None = None
+) -> Tensors:
     """Return the entries of B captions as one: [B, ...], or end to end where lengths differ.
 
     What is trimmed is put end to end, [tokens of all B, D]. In a worker it is in shared memory, so
@@ -94,18 +95,31 @@ def stack_text(policy: Bytes, rows: Sequence[Tensors]) -> Tensors:
     """
     out = {}
     for name, first in rows[0].items():
-        parts = [row[name] for row in rows]
+        parts = [row[name].to(device or first.device) for row in rows]
         if policy == "trimmed" and first.ndim == 2:
             shape = torch.Size((sum(map(len, parts)), first.shape[1]))
         else:
             parts = [part[None] for part in parts]
             shape = torch.Size((len(rows), *first.shape))
-        whole = _empty(shape, first)
+        whole = _empty(shape, parts[0])
         # Concatenation knows no float8; bytes it does.
         flat = [part.view(torch.uint8) if part.dtype == FLOAT8 else part for part in parts]
         torch.cat(flat, out=whole)
         out[name] = whole.view(first.dtype)
     return out
+
+
+def split_text(policy: Bytes, stacked: Tensors) -> list[Tensors]:
+    """Return the entries that `stack_text` put together."""
+    count = len(stacked[CUT])
+    parts = {}
+    for name, tensor in stacked.items():
+        if policy == "trimmed" and tensor.ndim == 2 and name not in (MASK, IDS):
+            lengths = stacked[MASK].sum(1, dtype=torch.int64).tolist()
+            parts[name] = tensor.split(lengths)
+        else:
+            parts[name] = tensor.unbind()
+    return [{name: part[i] for name, part in parts.items()} for i in range(count)]
 
 
 def unpack_text(policy: Bytes, stacked: Tensors, dtype: torch.dtype | None = None) -> Tensors:
@@ -198,13 +212,6 @@ def _error(outputs: Tensors, entry: Tensors) -> torch.Tensor:
         lost += float((wide - back).square().sum())
         kept += float(wide.square().sum())
     return torch.tensor(math.sqrt(lost / kept) if kept else 0.0, dtype=torch.float32)
-
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor on the CPU, with memory that is its alone."""
-    tensor = tensor.detach().to("cpu")
-    whole = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.is_contiguous()
-    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _empty(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,12 @@
 """Text encoders, and all that their outputs depend on."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
 
 from .entry import Tensors
-from .fast_tokenizer import Tokens
 from .fingerprint import fingerprint as fingerprint_of
 from .flux2 import ChatTokenize, Variant
 from .text_outputs import check_output, dtype_name, named_outputs, parse_outputs, taken_outputs
@@ -39,8 +38,6 @@ class TextEncoder:
     - ``"zeroed"``: the text model attends to padding, and its outputs for padding become zeros
       (OneTrainer and ai-toolkit, where they mask T5).
 
-    Pickled, as for workers, it leaves the model behind: it still gives tokens, and encodes no more.
-
     Args:
         model: Of transformers: T5EncoderModel, CLIPTextModel, CLIPTextModelWithProjection, a causal
             language model; in eval mode, of its last weights and dtype. Or a function
@@ -59,6 +56,7 @@ class TextEncoder:
             and weights.
 
     Attributes:
+        tokens: Gives the tokens; a `Tokenize`.
         about: All that the outputs depend on but the caption, as JSON holds it.
 
     Raises:
@@ -166,26 +164,18 @@ class TextEncoder:
 
     # -- what the cache asks --------------------------------------------------------------------
 
-    def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """Return the tokens of ``captions``.
-
-        Raises:
-            ValueError: If a caption is no text; the error's ``caption`` is its number.
-        """
-        return self.tokens.tokens(self.tokens._texts(captions))
-
     def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> Tensors:
         """Return the outputs that are kept, by name: ``dtype`` [N, L, D] or [N, D].
 
         Without gradients or autocast; on the model's device, ``max_batch`` captions at a time.
 
         Args:
-            ids: int64 [N, L], from `tokenize`.
+            ids: int64 [N, L], from ``tokens``.
             mask: int64 [N, L], likewise; 1 for tokens.
 
         Raises:
-            ValueError: If there is no model, it is in training mode, its weights are others than
-                when this was made, or it gives numbers that are not finite.
+            ValueError: If the model is in training mode, its weights are others than when this was
+                made, or it gives numbers that are not finite.
         """
         device = self._ready()
         parts = [
@@ -197,16 +187,8 @@ class TextEncoder:
             check_output(name, tensor, len(ids))
         return out
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "model": None, "_stamp": {}}
-
     def _ready(self) -> torch.device:
         model = self.model
-        if model is None:
-            raise ValueError(
-                "this TextEncoder was pickled and left its model behind: encode in the process "
-                "that made it"
-            )
         if not isinstance(model, torch.nn.Module):
             return torch.device("cpu")
         if model.training:
@@ -240,7 +222,7 @@ class TextEncoder:
         return {k: v if self.dtype is None else v.to(self.dtype) for k, v in found.items()}
 
     def _probe(self) -> str:
-        ids = self.tokenize(PROBES).ids.numpy().astype("<i8")
+        ids = self.tokens.tokens(self.tokens.texts(PROBES)).ids.numpy().astype("<i8")
         return hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest()
 
 
