@@ -3,6 +3,7 @@
 from .cut_report import CutReport, cut_report
 from .dalle import DalleTransform
 from .entry import Store, entry_name
+from .estimate import Estimate, Estimates, estimate, latent_bytes
 from .fingerprint import fingerprint
 from .flow_shift import flux2_mu, flux_mu, shift_sigmas
 from .flux import FluxTransform
@@ -31,12 +32,17 @@ from .latent_encoder import LatentEncoder
 from .posterior import draw_latents
 from .sd3 import SD3Transform, sd3_prompt_embeds, sd3_scale_latents, sd3_unscale_latents
 from .sdxl import SDXLTransform, sdxl_time_ids
+from .text_bytes import text_bytes
+from .text_cache import TextCache
+from .text_encoder import TextEncoder
 from .tokenize import ClipTokenize, T5Tokenize
 
 __all__ = [
     "ClipTokenize",
     "CutReport",
     "DalleTransform",
+    "Estimate",
+    "Estimates",
     "Flux2Transform",
     "FluxTransform",
     "LatentCache",
@@ -45,9 +51,12 @@ __all__ = [
     "SDXLTransform",
     "Store",
     "T5Tokenize",
+    "TextCache",
+    "TextEncoder",
     "cut_report",
     "draw_latents",
     "entry_name",
+    "estimate",
     "fingerprint",
     "flux2_denormalize_latents",
     "flux2_image_ids",
@@ -65,10 +74,12 @@ __all__ = [
     "flux_text_ids",
     "flux_unpack_latents",
     "flux_unscale_latents",
+    "latent_bytes",
     "normalize_image",
     "sd3_prompt_embeds",
     "sd3_scale_latents",
     "sd3_unscale_latents",
     "sdxl_time_ids",
     "shift_sigmas",
+    "text_bytes",
 ]

@@ -70,8 +70,7 @@ class FastTokenizer:
             raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token")
         if getattr(tokenizer, "split_special_tokens", False):
             raise ValueError("a tokenizer with split_special_tokens=True is not supported")
-        rules = backend.to_str()
-        self._backend = type(backend).from_str(rules)
+        self._backend = type(backend).from_str(backend.to_str())
         special = self._backend.num_special_tokens_to_add(False) if add_special_tokens else 0
         if max_length <= special:
             raise ValueError(
@@ -79,13 +78,15 @@ class FastTokenizer:
                 f"got {max_length}"
             )
         self._backend.no_padding()
+        self._backend.no_truncation()
+        # Without either, which are as the tokenizer was last used.
+        self.digest = hashlib.sha256(self._backend.to_str().encode()).hexdigest()
         self._backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
         self._special = special
         self._pad = int(pad)
         self._left = tokenizer.padding_side == "left"
         self.max_length = max_length
         self.add_special_tokens = add_special_tokens
-        self.digest = hashlib.sha256(rules.encode()).hexdigest()
 
     def __call__(self, captions: Sequence[str]) -> Tokens:
         """Return the tokens of ``captions``.
@@ -106,6 +107,18 @@ class FastTokenizer:
             mask[i, place] = 1
             cut[i] = sum(len(rest.ids) - self._special for rest in encoding.overflowing)
         return Tokens(*map(torch.from_numpy, (ids, mask, cut)))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """All that the ids depend on but the caption, as JSON holds it."""
+        return {
+            "rules": self.digest,
+            "max_length": self.max_length,
+            "special_tokens": self.add_special_tokens,
+            "pad": self._pad,
+            "padding_side": "left" if self._left else "right",
+            "truncation_side": self._backend.truncation["direction"],
+        }
 
     def _encode(self, caption: str, number: int) -> Any:
         try:

@@ -56,14 +56,14 @@ class ChatTokenize(Tokenize):
         # The template may write the begin token itself; a processor then adds none, as
         # transformers' ProcessorMixin.apply_chat_template has it.
         begin = tokenizer.bos_token
-        written = begin is not None and self._texts([""])[0].startswith(begin)
+        written = begin is not None and self.texts([""])[0].startswith(begin)
         special = self.variant == "klein" or not written
         tokens = FastTokenizer(tokenizer, max_length, add_special_tokens=special)
         rules = f"{tokens.digest}\n{self.variant}\n{self._template}"
         tokens.digest = hashlib.sha256(rules.encode()).hexdigest()
         return tokens
 
-    def _texts(self, captions: Sequence[str]) -> Sequence[str]:
+    def texts(self, captions: Sequence[str]) -> Sequence[str]:
         if self.variant == "klein":
             more: dict[str, Any] = {"add_generation_prompt": True, "enable_thinking": False}
             chats: list[Any] = [[{"role": "user", "content": c}] for c in captions]

@@ -77,7 +77,8 @@ class Tokenize:
     def _tokens(self, tokenizer: Any, max_length: int) -> FastTokenizer:
         return FastTokenizer(tokenizer, max_length)
 
-    def _texts(self, captions: Sequence[str]) -> Sequence[str]:
+    def texts(self, captions: Sequence[str]) -> Sequence[str]:
+        """Return what is made of captions before they become tokens."""
         return captions
 
     def __call__(self, batch: Batch, rng: np.random.Generator | None = None) -> dict[str, Any]:
@@ -100,7 +101,7 @@ class Tokenize:
             dropped = uniforms(key, f"{self.name}.drop", len(captions)) < self.drop
             captions = ["" if d else c for c, d in zip(captions, dropped, strict=True)]
             out[f"{self.name}_dropped"] = torch.from_numpy(dropped)
-        tokens = tokenize(self.tokens, self._texts(captions), batch)
+        tokens = tokenize(self.tokens, self.texts(captions), batch)
         return {
             f"{self.name}_tokens": tokens.ids,
             f"{self.name}_attention_mask": tokens.attention_mask,

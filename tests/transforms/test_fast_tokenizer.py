@@ -1,5 +1,6 @@
 """Ids are transformers' own, whatever the caption; and forking after it is quiet."""
 
+import copy
 import multiprocessing
 import os
 import pickle
@@ -162,3 +163,26 @@ def test_other_things_than_fast_tokenizers_are_refused(clip, t5):
     splitting.split_special_tokens = True
     with pytest.raises(ValueError, match="split_special_tokens"):
         FastTokenizer(splitting, 77)
+
+
+def test_the_digest_is_that_of_the_rules_and_not_of_what_was_done_before(clip, t5):
+    for tokenizer in (clip, t5):
+        tokenizer = copy.deepcopy(tokenizer)
+        before = FastTokenizer(tokenizer, 8)
+        tokenizer(["a ring"], padding="max_length", truncation=True, max_length=9)
+        after = FastTokenizer(tokenizer, 8)
+        assert before.digest == after.digest
+        assert before.about == after.about
+    assert FastTokenizer(clip, 8).digest != FastTokenizer(t5, 8).digest
+
+
+def test_about_tells_all_that_ids_depend_on(t5):
+    base = FastTokenizer(t5, 8).about
+    assert FastTokenizer(t5, 9).about == {**base, "max_length": 9}
+    assert FastTokenizer(t5, 8, pad=5).about == {**base, "pad": 5}
+    plain = FastTokenizer(t5, 8, add_special_tokens=False)
+    assert plain.about == {**base, "special_tokens": False}
+    for side in ("padding_side", "truncation_side"):
+        other = copy.deepcopy(t5)
+        setattr(other, side, "left")
+        assert FastTokenizer(other, 8).about == {**base, side: "left"}
