@@ -2,6 +2,15 @@
 
 from .cut_report import CutReport, cut_report
 from .dalle import DalleTransform
+from .flow_matching import (
+    TimestepSampling,
+    fixed_sigmas,
+    flow_loss,
+    noised,
+    token_masks,
+    validation_loss,
+    velocity,
+)
 from .flow_shift import flux2_mu, flux_mu, shift_sigmas
 from .flux import FluxTransform
 from .flux2 import Flux2Transform
@@ -37,7 +46,10 @@ __all__ = [
     "SD3Transform",
     "SDXLTransform",
     "T5Tokenize",
+    "TimestepSampling",
     "cut_report",
+    "fixed_sigmas",
+    "flow_loss",
     "flux2_denormalize_latents",
     "flux2_image_ids",
     "flux2_mu",
@@ -54,10 +66,14 @@ __all__ = [
     "flux_text_ids",
     "flux_unpack_latents",
     "flux_unscale_latents",
+    "noised",
     "normalize_image",
     "sd3_prompt_embeds",
     "sd3_scale_latents",
     "sd3_unscale_latents",
     "sdxl_time_ids",
     "shift_sigmas",
+    "token_masks",
+    "validation_loss",
+    "velocity",
 ]
