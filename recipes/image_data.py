@@ -155,13 +155,12 @@ class ImageData:
         """Return the work half: pixels, or latents from a cache, and captions.
 
         Args:
-            pipe: From `batches`.
+            pipe: From `batches`, or any other order half of `source`.
             latents: A cache of latents.
             augment: Whether crops, flips and captions are drawn; else the crop is central, and the
                 caption the first, as validation wants them.
         """
         rows = self.is_table()
-        variants = self.crop_variants if self.crop != "center" and augment else None
         pipe = pipe.decode(
             image=None if rows else self.image,
             caption=None if rows or not isinstance(self.caption, str) else self.caption,
@@ -170,7 +169,7 @@ class ImageData:
             caption_default=self.default,
             crop=self.crop if augment else "center",
             flip=self.flip if augment else 0.0,
-            variants=variants,
+            variants=self.crop_variants if augment and self.crop != "center" else None,
             latents=latents,
         )
         if augment and self.shuffle_caption:

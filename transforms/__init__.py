@@ -5,6 +5,15 @@ from .dalle import DalleTransform
 from .entry import Store, entry_name
 from .estimate import Estimate, Estimates, estimate, latent_bytes
 from .fingerprint import fingerprint
+from .flow_matching import (
+    TimestepSampling,
+    fixed_sigmas,
+    flow_loss,
+    noised,
+    token_masks,
+    validation_loss,
+    velocity,
+)
 from .flow_shift import flux2_mu, flux_mu, shift_sigmas
 from .flux import FluxTransform
 from .flux2 import Flux2Transform
@@ -53,11 +62,14 @@ __all__ = [
     "T5Tokenize",
     "TextCache",
     "TextEncoder",
+    "TimestepSampling",
     "cut_report",
     "draw_latents",
     "entry_name",
     "estimate",
     "fingerprint",
+    "fixed_sigmas",
+    "flow_loss",
     "flux2_denormalize_latents",
     "flux2_image_ids",
     "flux2_mu",
@@ -75,6 +87,7 @@ __all__ = [
     "flux_unpack_latents",
     "flux_unscale_latents",
     "latent_bytes",
+    "noised",
     "normalize_image",
     "sd3_prompt_embeds",
     "sd3_scale_latents",
@@ -82,4 +95,7 @@ __all__ = [
     "sdxl_time_ids",
     "shift_sigmas",
     "text_bytes",
+    "token_masks",
+    "validation_loss",
+    "velocity",
 ]

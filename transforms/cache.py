@@ -48,6 +48,8 @@ class Cache:
         hits: Rows of batches that needed no encoder.
         misses: Rows that were encoded.
         seconds: Time that encoding took.
+        filling: Set it before the loader is made where `prefill` is what it feeds: workers then
+            say what is there, and read none of it.
 
     Raises:
         ValueError: There is no encoder, and the store tells of none or of several.
@@ -73,6 +75,7 @@ class Cache:
         self.digest = entry_name(self.about)
         self.hits = self.misses = 0
         self.seconds = 0.0
+        self.filling = False
         self._looks = 0
         self._fits = False
 
@@ -113,6 +116,8 @@ class Cache:
 
         They are not where the process that trains holds entries, and has room for all.
         """
+        if self.filling:
+            return name in self.store, None
         if self.held.hold is not None:
             if self._looks % 256 == 0:
                 self._fits = self.store.sizes()[1] <= self.held.limit
@@ -184,6 +189,30 @@ class Cache:
                 known[records[row]["name"]] = entry
                 self.held.put(records[row]["name"], entry, device)
         return [known[record["name"]] for record in records]
+
+    def add_missing(
+        self,
+        records: Sequence[Record],
+        encode: Callable[[list[int]], Sequence[Tensors]],
+        chunk: int | None = None,
+    ) -> None:
+        """Encode and write the entries of a batch that are missing; those that are there stay.
+
+        Args:
+            records: What workers say of each row.
+            encode: Gives the entries of these rows in the form that is stored, on any device.
+            chunk: Most rows that are encoded at once.
+
+        Raises:
+            ValueError: An entry is missing, and there is no encoder, or nothing to encode.
+        """
+        missing = {r["name"]: i for i, r in reversed([*enumerate(records)]) if not r["hit"]}
+        # Another process, or an earlier batch, may have written it since the worker looked.
+        rows = sorted(i for name, i in missing.items() if name not in self.store)
+        size = chunk or len(rows) or 1
+        for start in range(0, len(rows), size):
+            self._encoded(rows[start : start + size], records, encode)
+        self.hits += len(records) - len(rows)
 
     def _read(self, record: Record) -> Tensors | None:
         """Return an entry from the store: it may have come meanwhile; a hit must be there."""

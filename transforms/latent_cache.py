@@ -142,6 +142,22 @@ class LatentCache(Cache):
         out["latents"] = draw_latents(self._fields(batch, device), rng, self.draw)
         return out
 
+    def prefill(self, batch: Batch) -> Batch:
+        """Encode and write what is missing of a batch, and read nothing of what is there.
+
+        For ``loader.on_device(device, prefill)``, to fill a cache before training; set ``filling``
+        before the loader is made. Returns what workers say of each row.
+
+        Raises:
+            ValueError: As `fill`.
+        """
+        records = batch.get(RECORDS)
+        if records is None:
+            raise ValueError("the batch was not looked up: .decode(latents=cache) does it")
+        chunk = getattr(self.encoder, "batch_size", None)
+        self.add_missing(records, lambda rows: self._encode(batch, rows), chunk)
+        return {RECORDS: records}
+
     def _fields(self, batch: Batch, device: torch.device | None) -> Fields:
         found, records = batch["latents"], batch.get(RECORDS)
         if records is not None:

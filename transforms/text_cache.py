@@ -191,6 +191,22 @@ class TextCache(Cache):
                 out[f"{self.name}_{key}"] = value
         return out
 
+    def prefill(self, batch: Batch) -> dict[str, Any]:
+        """Return the batch, its captions' entries that are missing encoded and written.
+
+        To fill a cache before training: nothing of what is there is read. Set ``filling`` before
+        the loader is made.
+
+        Raises:
+            ValueError: It was not looked up, or a caption is missing and there is no encoder.
+        """
+        records = batch.get(f"__{self.name}__")
+        if records is None:
+            raise ValueError("the batch was not looked up: .transform(cache.lookup) does it")
+        chunk = getattr(self.encoder, "max_batch", None)
+        self.add_missing(records, lambda rows: self._made(rows, records), chunk)
+        return dict(batch)
+
     def _stacked(
         self, found: Any, records: Sequence[Record], device: torch.device | None
     ) -> Tensors:
