@@ -15,7 +15,8 @@ def cli(config: type[C], argv: list[str] | None = None) -> C:
     prints the resolved values as YAML.
 
     Args:
-        config: A frozen, keyword-only dataclass of plain types; it may have methods.
+        config: A frozen, keyword-only dataclass of plain types and other such dataclasses, whose
+            fields are options with a dot (``--data.url``); it may have methods.
         argv: Arguments instead of those of the process.
 
     Raises:
@@ -26,9 +27,8 @@ def cli(config: type[C], argv: list[str] | None = None) -> C:
     parser = ArgumentParser(description=(config.__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="Path to a configuration file.")
     parser.add_class_arguments(config, as_group=False, sub_configs=True)
-    values = parser.parse_args(argv).as_dict()
-    del values["config"]
-    try:
-        return config(**values)
+    try:  # dataclasses in the dataclass are made too
+        values = parser.instantiate(parser.parse_args(argv))
+        return config(**{name: values[name] for name in values.__dict__ if name != "config"})
     except ValueError as error:  # from the config's own checks
         sys.exit(f"error: {error}")

@@ -24,8 +24,10 @@ from ..pipes.errors import DataError
 from ..pipes.rank import place_of
 from ._cli import cli
 from .all_ranks import all_ranks
-from .cache_fill import Filled, fill_latents, fill_texts
+from .cache_latents import fill_latents
 from .cache_models import CacheModels, Dtype, this_device
+from .cache_texts import fill_texts
+from .cache_walk import Filled
 from .image_data import ImageData
 
 

@@ -107,7 +107,7 @@ class TextEncoder:
     @classmethod
     def flux_clip(cls, model: Any, tokenizer: Any, **more: Any) -> "TextEncoder":
         """Return FLUX.1's CLIP-L: ``pooled`` [B, 768], of transformers' CLIPTextModel."""
-        tokens = ClipTokenize(tokenizer)
+        tokens = tokenizer if isinstance(tokenizer, Tokenize) else ClipTokenize(tokenizer)
         return cls(model, tokens, output={"pooled": "pooler_output"}, **more)
 
     @classmethod
@@ -117,7 +117,8 @@ class TextEncoder:
         """Return FLUX.1's T5: ``embeds`` [B, L, 4096], L 512 for dev and 256 for schnell."""
         if variant not in T5_LENGTH:
             raise ValueError(f"variant must be one of {sorted(T5_LENGTH)}, got {variant!r}")
-        length = {"max_length": T5_LENGTH[variant], **more}
+        own = isinstance(tokenizer, Tokenize)
+        length = {"max_length": None if own else T5_LENGTH[variant], **more}
         return cls(model, tokenizer, output={"embeds": "last_hidden_state"}, **length)
 
     @classmethod
