@@ -68,6 +68,8 @@ class ImageData:
     """Samples in the window that shards are shuffled in."""
     validation: float = 0.0
     """Share of the images that is held out for the validation loss."""
+    seed: int = 0
+    """Of the order, of every random draw, and of what is held out."""
     cache: str | None = None
     """Folder of the cache for what URLs name."""
 
@@ -79,15 +81,12 @@ class ImageData:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def source(
-        self, split: Split | None = None, *, seed: int = 0, shuffle: bool = True
-    ) -> SourcePipe:
+    def source(self, split: Split | None = None, *, shuffle: bool = True) -> SourcePipe:
         """Return the samples.
 
         Args:
             split: Which part; None: all. What is held out is drawn by a hash of each sample of
-                shards, and as an exact number of rows of a manifest or a folder; whatever the seed.
-            seed: Of the order, and of every random draw of the graph.
+                shards, and as an exact number of rows of a manifest or a folder.
             shuffle: Whether they come in a random order.
 
         Raises:
@@ -99,7 +98,7 @@ class ImageData:
             self.url,
             image=self.image if rows else None,
             caption=self.caption if rows else None,
-            seed=seed,
+            seed=self.seed,
             shuffle=shuffle,
             cache=self.cache,
             split=split if self.validation else None,
@@ -133,12 +132,11 @@ class ImageData:
         batch_size: int,
         split: Split | None = None,
         *,
-        seed: int = 0,
         lanes: int = 1,
         repeat: bool = True,
     ) -> Pipe:
         """Return the order half: batches of one size each, shuffled where they repeat."""
-        pipe: Pipe = self.source(split, seed=seed, shuffle=repeat)
+        pipe: Pipe = self.source(split, shuffle=repeat)
         if repeat and not isinstance(pipe, ManifestReader):  # its rows are shuffled as a whole
             pipe = pipe.shuffle(self.shuffle)
         return pipe.bucket_by_aspect_ratio(
