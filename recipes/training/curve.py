@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ class Curve:
             return curve
         edges = np.linspace(0, len(curve.steps), buckets + 1).astype(int)
         kept = {0, len(curve.steps) - 1}
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in pairwise(edges.tolist()):
             kept |= {a + int(curve.values[a:b].argmin()), a + int(curve.values[a:b].argmax())}
         chosen = np.array(sorted(kept))
         return Curve(self.name, curve.steps[chosen], curve.values[chosen])

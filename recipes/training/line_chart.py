@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 
@@ -64,7 +65,14 @@ class Drawn:
     best: bool = False
 
 
-def line_chart(curves: Sequence[Drawn], *, title: str, width: int = 480, height: int = 260) -> str:
+def line_chart(
+    curves: Sequence[Drawn],
+    *,
+    title: str,
+    width: int = 360,
+    height: int = 220,
+    log: bool | None = None,
+) -> str:
     """Return a figure in HTML: title, legend with the last values, and the chart in SVG.
 
     A rough curve is drawn twice, raw and smoothed. The axis is logarithmic where all values are
@@ -77,12 +85,13 @@ def line_chart(curves: Sequence[Drawn], *, title: str, width: int = 480, height:
         title: Heading, plain text.
         width: Width in pixels at which the type has its proper size.
         height: Height in pixels.
+        log: Whether the axis is logarithmic; without it, as said above.
     """
     main = [_main(drawn) for drawn in curves]
     colours = _colours(curves)
     notes: list[str] = []
     if any(len(curve.steps) for curve in main):
-        svg, notes = _svg(curves, main, colours, title, width, height)
+        svg, notes = _svg(curves, main, colours, title, (width, height), log)
     else:
         svg = '<p class="empty faint">no finite values yet</p>'
     legend = "".join(_legend(*entry) for entry in zip(curves, main, colours, strict=True))
@@ -132,12 +141,13 @@ def _svg(
     main: Sequence[Curve],
     colours: Sequence[str],
     title: str,
-    width: int,
-    height: int,
+    size: tuple[int, int],
+    log: bool | None,
 ) -> tuple[str, list[str]]:
     steps = np.concatenate([drawn.curve.steps for drawn in curves])
     x_axis = axis_of([float(steps.min()), float(steps.max())], room=0.0)
-    y_axis = _y_axis(curves, main)
+    y_axis = _y_axis(curves, main, log)
+    width, height = size
     frame = _Frame(x_axis, y_axis, width, height)
     parts = frame.axes()
     outside = 0
@@ -167,15 +177,16 @@ def _svg(
     return svg, notes
 
 
-def _y_axis(curves: Sequence[Drawn], main: Sequence[Curve]) -> Axis:
+def _y_axis(curves: Sequence[Drawn], main: Sequence[Curve], log: bool | None) -> Axis:
     values = [curve.values for curve in main]
     for drawn in curves:
         if _is_smoothed(drawn):
             # One spike in a hundred does not press all else flat.
             values.append(np.percentile(drawn.curve.finite.values, [1, 99]))
     shown = np.concatenate(values)
-    log = bool(shown.min() > 0 and shown.max() / shown.min() > LOG_RATIO)
-    return axis_of(shown.tolist(), log=log)
+    if log is None:
+        log = bool(shown.min() > 0 and shown.max() / shown.min() > LOG_RATIO)
+    return axis_of(shown.tolist(), log=log and bool(shown.min() > 0))
 
 
 class _Frame:
@@ -193,7 +204,7 @@ class _Frame:
 
     def axes(self) -> list[str]:
         parts = []
-        ticks = self._y.ticks(max(2, (self._height - TOP - BOTTOM) // 45))
+        ticks = self._y.ticks(max(2, (self._height - TOP - BOTTOM) // 36))
         for tick, label in zip(ticks, tick_labels(ticks), strict=True):
             y = self.at(0, tick)[1]
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{self._right}" {_ys(y, y)}/>')
@@ -246,7 +257,7 @@ class _Frame:
         if len(every) > STOPS:
             every = every[np.linspace(0, len(every) - 1, STOPS).astype(int)]
         places = [self.at(step, 0)[0] for step in every.tolist()]
-        edges = [LEFT, *((a + b) / 2 for a, b in zip(places, places[1:], strict=False))]
+        edges = [LEFT, *((a + b) / 2 for a, b in pairwise(places))]
         edges.append(self._right)
         parts = []
         for i, (step, x) in enumerate(zip(every.tolist(), places, strict=True)):

@@ -31,6 +31,7 @@ from .verdict import change, smoothing_of, verdict
 REPORT, SHEET = "report.html", "contact_sheet.png"
 CONFIGS = ("config.yaml", "config.json")
 TEXTS = 50
+RATES = ("lr", "learning_rate")
 
 STYLE = """
 body { max-width: 76rem } h1 { margin: 0 0 .2rem } header p { margin: 0 }
@@ -107,7 +108,7 @@ def write_report(
         *_loss(curves),
         *_samples(folder, lines),
         *_charts(curves),
-        *_data(sheet, folder),
+        *_data(sheet),
         *_texts(lines),
         *_config_table(settings),
         f"<footer>Made from {LOG}, {len(lines):,} lines, at {_when()}.</footer>",
@@ -121,7 +122,10 @@ def _settings(folder: Path, config: Any) -> dict[str, Any]:
         path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
         if path is None:
             return {}
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))  # which reads JSON as well
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))  # which reads JSON as well
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            return {path.name: f"cannot be read: {error}"}  # a page without it is still of use
         return config if isinstance(config, dict) else {}
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return dataclasses.asdict(config)
@@ -221,18 +225,19 @@ def _charts(curves: Mapping[str, Curve]) -> Iterable[str]:
         groups[group].append(Drawn(curve, label, dots=side == "validation"))
     if groups:
         figures = [
-            line_chart(drawn, title=_heading(group), width=520, height=270)
+            # Schedules are told by their shape, which a logarithm would bend.
+            line_chart(drawn, title=_heading(group), log=False if group in RATES else None)
             for group, drawn in groups.items()
         ]
         yield f'<h2>What else was logged</h2><div class="plots">{"".join(figures)}</div>'
 
 
 def _heading(group: str) -> str:
-    words = group.replace("_", " ")
+    words = "learning rate" if group in RATES else group.replace("_", " ")
     return words[:1].upper() + words[1:]
 
 
-def _data(sheet: Path, folder: Path) -> Iterable[str]:
+def _data(sheet: Path) -> Iterable[str]:
     if sheet.is_file():
         yield f"<h2>What it was trained on</h2>{sheet_figure(sheet, 'contact sheet of the data')}"
 

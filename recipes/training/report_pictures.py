@@ -10,7 +10,8 @@ from PIL import Image
 from ..page import data_uri
 from .run_log import LogLine
 
-LATEST, SMALL, SHEET = 420, 150, 1600  # pixels: greatest width and height
+WIDE, SMALL, SHEET = 1120, 118, 1600  # pixels: of the page, of small pictures, of a data sheet
+LARGEST, A_ROW = 540, 4
 COLUMNS = 8
 ROWS = 16
 
@@ -41,11 +42,13 @@ def pictures_section(folder: Path, name: str, lines: Sequence[LogLine]) -> str:
         lines: The log's lines of that name, by step; at least one.
     """
     latest = lines[-1]
-    large = [_latest(folder, latest, i) for i in range(min(ROWS, len(latest.files)))]
+    count = min(ROWS, len(latest.files))
+    side = min(LARGEST, WIDE // min(A_ROW, count) - 20)  # whole rows
+    large = [_latest(folder, latest, i, side) for i in range(count)]
     words = f"step {latest.step:,}"
     if len(latest.files) > ROWS:
         words += f"; {ROWS} of {len(latest.files)} pictures are shown"
-    parts = [f"<h2>{escape(name)} <small>{words}</small></h2>"]
+    parts = [f"<h2>{escape(name[:1].upper() + name[1:])} <small>{words}</small></h2>"]
     parts.append(f'<div class="latest">{"".join(large)}</div>')
     if len(lines) > 1:
         parts.append(_changes(folder, lines))
@@ -57,10 +60,10 @@ def sheet_figure(path: Path, alt: str) -> str:
     return f'<div class="sheet">{_img(path, SHEET * 4, alt, width=SHEET)}</div>'
 
 
-def _latest(folder: Path, line: LogLine, i: int) -> str:
+def _latest(folder: Path, line: LogLine, i: int, side: int) -> str:
     caption = _caption(line, i)
     return (
-        f'<figure style="max-width:{LATEST}px">{_img(folder / line.files[i], LATEST, caption)}'
+        f'<figure style="width:{side}px">{_img(folder / line.files[i], side, caption)}'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
@@ -74,7 +77,9 @@ def _changes(folder: Path, lines: Sequence[LogLine]) -> str:
     for i in range(min(ROWS, len(chosen[-1].files))):
         caption = _caption(chosen[-1], i)
         cells = "".join(
-            f"<td>{_img(folder / line.files[i], SMALL, caption) if i < len(line.files) else ''}</td>"
+            f"<td>{_img(folder / line.files[i], SMALL, caption)}</td>"
+            if i < len(line.files)
+            else "<td></td>"
             for line in chosen
         )
         tip = escape(caption, quote=True)
@@ -82,8 +87,8 @@ def _changes(folder: Path, lines: Sequence[LogLine]) -> str:
         rows.append(f"<tr>{head}{cells}</tr>")
     words = f"{count} of {len(lines)} steps" if count < len(lines) else "all steps"
     return (
-        f'<div class="scroll"><table class="changes"><thead><tr><th>{words}</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll"><table class="changes"><thead><tr><th>{words}</th>{heads}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -95,7 +100,8 @@ def _img(path: Path, side: int, alt: str, *, width: int | None = None) -> str:
     try:
         source, wide, tall = _embedded(path, path.stat().st_mtime_ns, width or side, side)
     except OSError as error:
-        return f'<p class="empty faint">{escape(path.name)}: {escape(str(error.strerror or error))}</p>'
+        words = f"{path.name}: {error.strerror or error}"
+        return f'<p class="empty faint">{escape(words)}</p>'
     tip = escape(alt, quote=True)
     return f'<img src="{source}" width="{wide}" height="{tall}" alt="{tip}">'
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..write_file import write_file
 
 LOG = "log.jsonl"
+WRONG = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,10 @@ class LogLine:
         try:
             found = json.loads(line)
             values = {str(name): float(x) for name, x in found.get("values", {}).items()}
-            lists = [[str(x) for x in found.get(name, [])] for name in ("files", "captions")]
+            lists = [tuple(str(x) for x in found.get(n, ())) for n in ("files", "captions")]
             words = [str(found.get(name, "")) for name in ("images", "text", "words")]
             step, time = int(found["step"]), float(found["time"])
-        except (
-            AttributeError,
-            KeyError,
-            OverflowError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ) as error:
+        except WRONG as error:
             raise ValueError(f"it is not a line of a log: {error!r}") from error
         return cls(step, time, values, words[0], *lists, *words[1:])
 
