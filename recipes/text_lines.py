@@ -1,5 +1,6 @@
 """Text broken into lines of a width in pixels."""
 
+from bisect import bisect_right
 from typing import Any
 
 LONGEST = 4096
@@ -29,7 +30,10 @@ def text_lines(text: str, font: Any, width: float, limit: int) -> list[str]:
     lines = lines[:limit]
     for i, line in enumerate(lines):
         ends = "…" if cut and i == limit - 1 else ""
-        while line and font.getlength(line + ends) > width:
-            line, ends = line[:-1], "…"
+        if font.getlength(line + ends) > width:
+            fits = bisect_right(
+                range(len(line)), width, key=lambda n, s=line: font.getlength(f"{s[:n]}…")
+            )
+            line, ends = line[: max(0, fits - 1)], "…"
         lines[i] = line + ends
     return lines or [""]

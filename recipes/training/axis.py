@@ -3,6 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import float_info
+
+LEAST, GREATEST = float_info.min, float_info.max
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Axis:
             return (value - self.low) / (self.high - self.low)
         if value <= 0:
             return -math.inf
-        return math.log(value / self.low) / math.log(self.high / self.low)
+        low, high = math.log(self.low), math.log(self.high)  # their ratio may be too great
+        return (math.log(value) - low) / (high - low)
 
     def ticks(self, count: int) -> list[float]:
         """Return about ``count`` round numbers on the axis, ascending."""
@@ -34,7 +38,7 @@ class Axis:
     def _linear(self, count: int) -> list[float]:
         rough = (self.high - self.low) / max(1, count)
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+        step = power * min((1, 2, 2.5, 5, 10), key=lambda m: abs(math.log(m * power / rough)))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         # A multiple of the step is a rounder number than a sum of steps.
@@ -51,8 +55,8 @@ def axis_of(values: Sequence[float], *, log: bool = False, room: float = 0.05) -
     """
     low, high = min(values), max(values)
     if log:
-        beyond = max((high / low) ** room, 1.01)
-        return Axis(low / beyond, high * beyond, log=True)
+        beyond = max(math.exp((math.log(high) - math.log(low)) * room), 1.01)
+        return Axis(max(low / beyond, LEAST), min(high * beyond, GREATEST), log=True)
     # A flat line is drawn in the middle. Widths beneath float's own grain would make no ticks.
     beyond = (high - low) * room
     if high - low <= 1e-9 * max(abs(low), abs(high)):
@@ -76,7 +80,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 def _log_ticks(low: float, high: float, count: int) -> list[float]:
     """Return powers of ten, every so many of them, or 1, 2 and 5 times such where they are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = max(1, math.ceil((len(powers) - 2) / max(1, count)))
+    every = max(1, round((len(powers) - 2) / max(1, count)))
     for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
         ticks = [float(f"{f}e{p}") for p in powers if p % every == 0 for f in factors]
         ticks = [tick for tick in ticks if low <= tick <= high]

@@ -42,13 +42,15 @@ class Curve:
     def is_rough(self) -> bool:
         """Whether it goes up and down so much that only its trend can be seen.
 
-        That is, whether the way along it is many times its height. A schedule that rises and falls
-        once goes twice its height.
+        That is, whether the way along it is many times its height, spikes cut off. A schedule that
+        rises and falls once goes twice its height.
         """
         values = self.finite.values
         if len(values) <= FEW:
             return False
-        return float(np.abs(np.diff(values)).sum()) > ROUGH * float(np.ptp(values))
+        low, high = np.percentile(values, [1, 99])
+        way = np.abs(np.diff(np.clip(values, low, high))).sum()
+        return bool(way > ROUGH * (high - low))
 
     def smooth(self, points: float) -> "Curve":
         """Return the mean of the last values at each step, the latest counting most.

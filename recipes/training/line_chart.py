@@ -21,6 +21,7 @@ BUCKETS = 400  # stretches of a raw curve, about one for each two pixels
 STOPS = 100  # places under the pointer
 COLOURS = 8  # of the style
 LOG_RATIO = 30.0
+LIMIT = 1e100  # beyond it, differences would overflow
 
 STYLE = """
 :root { --c0: #2563a8; --c1: #d9622b; --c2: #2a8f6d; --c3: #9b4d96; --c4: #b38600; --c5: #3aa0c9;
@@ -76,7 +77,7 @@ def line_chart(
     """Return a figure in HTML: title, legend with the last values, and the chart in SVG.
 
     A rough curve is drawn twice, raw and smoothed. The axis is logarithmic where all values are
-    positive and they span more than a factor of 30. Single spikes of raw curves may go beyond the
+    positive and they span more than a factor of 30. Spikes of rough curves may go beyond the
     frame: the legend says how many do. Red triangles at the upper edge are values that are no
     finite numbers.
 
@@ -178,15 +179,16 @@ def _svg(
 
 
 def _y_axis(curves: Sequence[Drawn], main: Sequence[Curve], log: bool | None) -> Axis:
-    values = [curve.values for curve in main]
-    for drawn in curves:
-        if _is_smoothed(drawn):
-            # One spike in a hundred does not press all else flat.
-            values.append(np.percentile(drawn.curve.finite.values, [1, 99]))
-    shown = np.concatenate(values)
+    values = [
+        # One spike in a hundred does not press all else flat.
+        np.percentile(drawn.curve.finite.values, [1, 99]) if _is_smoothed(drawn) else curve.values
+        for drawn, curve in zip(curves, main, strict=True)
+    ]
+    shown = np.clip(np.concatenate(values), -LIMIT, LIMIT).tolist()
+    positive = min(shown) > 0
     if log is None:
-        log = bool(shown.min() > 0 and shown.max() / shown.min() > LOG_RATIO)
-    return axis_of(shown.tolist(), log=log and bool(shown.min() > 0))
+        log = max(shown) > LOG_RATIO * min(shown)
+    return axis_of(shown, log=log and positive)
 
 
 class _Frame:
