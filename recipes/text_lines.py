@@ -31,9 +31,15 @@ def text_lines(text: str, font: Any, width: float, limit: int) -> list[str]:
     for i, line in enumerate(lines):
         ends = "…" if cut and i == limit - 1 else ""
         if font.getlength(line + ends) > width:
-            fits = bisect_right(
-                range(len(line)), width, key=lambda n, s=line: font.getlength(f"{s[:n]}…")
-            )
-            line, ends = line[: max(0, fits - 1)], "…"
+            line, ends = _cut(line, font, width), "…"
         lines[i] = line + ends
     return lines or [""]
+
+
+def _cut(line: str, font: Any, width: float) -> str:
+    """Return as much of a line as fits with a "…" behind it."""
+
+    def length(letters: int) -> float:
+        return float(font.getlength(f"{line[:letters]}…"))
+
+    return line[: max(0, bisect_right(range(len(line)), width, key=length) - 1)]

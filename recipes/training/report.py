@@ -168,8 +168,8 @@ def _tiles(lines: Sequence[LogLine], curves: Mapping[str, Curve], steps: int | N
         best = int(held_out.values.argmin())
         words = f"at step {held_out.steps[best]:,}"
         tiles.append(("Lowest validation", short_number(float(held_out.values[best])), words))
-    rates = curves[IMAGES_PER_SECOND].finite.values if IMAGES_PER_SECOND in curves else []
-    if len(rates):
+    rates = curves[IMAGES_PER_SECOND].finite.values if IMAGES_PER_SECOND in curves else None
+    if rates is not None and len(rates):
         tiles.append(("Images per second", short_number(float(rates[-1])), "when last logged"))
     cells = (
         f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b>'

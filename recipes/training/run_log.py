@@ -64,12 +64,12 @@ class LogLine:
         try:
             found = json.loads(line)
             values = {str(name): float(x) for name, x in found.get("values", {}).items()}
-            lists = [tuple(str(x) for x in found.get(n, ())) for n in ("files", "captions")]
-            words = [str(found.get(name, "")) for name in ("images", "text", "words")]
+            files, captions = (tuple(map(str, found.get(n, ()))) for n in ("files", "captions"))
+            images, text, words = (str(found.get(n, "")) for n in ("images", "text", "words"))
             step, time = int(found["step"]), float(found["time"])
         except WRONG as error:
             raise ValueError(f"it is not a line of a log: {error!r}") from error
-        return cls(step, time, values, words[0], *lists, *words[1:])
+        return cls(step, time, values, images, files, captions, text, words)
 
 
 def read_log(path: str | Path) -> list[LogLine]:

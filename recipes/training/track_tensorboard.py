@@ -33,9 +33,7 @@ class TensorBoardTracker:
                 "'tensorboard' out of the trackers"
             ) from error
         purge = step + 1 if step else None
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(Path(folder) / FOLDER), purge_step=purge, flush_secs=30
-        )
+        self._writer = SummaryWriter(str(Path(folder) / FOLDER), purge_step=purge, flush_secs=30)
 
     def progress(self, step: int) -> None:
         """Do nothing: steps come with the numbers."""
@@ -43,21 +41,21 @@ class TensorBoardTracker:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def images(
         self, step: int, name: str, pictures: Sequence[Image.Image], captions: Sequence[str]
     ) -> None:
         """Write pictures as one, captions drawn below them: TensorBoard knows no captions."""
         grid = np.asarray(picture_grid(pictures, captions))
-        self._writer.add_image(name, grid, step, dataformats="HWC")  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.add_image(name, grid, step, dataformats="HWC")
+        self._writer.flush()
 
     def text(self, step: int, name: str, words: str) -> None:
         """Write words, as they are: TensorBoard would read them as Markdown."""
         code = "".join(f"    {line}\n" for line in words.splitlines())
-        self._writer.add_text(name, code, step)  # type: ignore[no-untyped-call]
+        self._writer.add_text(name, code, step)
 
     def close(self, *, failed: bool = False) -> None:
         """Write out what is left."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
