@@ -26,13 +26,14 @@ def test_lines_are_broken_at_words():
 
 def test_what_is_far_too_long_takes_no_longer(monkeypatch):
     class Font:
-        asked = 0
+        asked = longest = 0
 
         def getlength(self, text):
-            self.asked += 1
+            self.asked, self.longest = self.asked + 1, max(self.longest, len(text))
             return 10 * len(text)
 
     font = Font()
     (line,) = text_lines("x" * 1_000_000, font, 100, 1)
     assert line == "xxxxxxxxx…"
     assert font.asked < 50
+    assert font.longest < 5000

@@ -69,6 +69,7 @@ def test_a_spike_does_not_press_all_else_flat_and_is_said():
     assert int(beyond.split()[0]) < 25
     heights = [y for _, y in chart.points("raw")]
     assert min(heights) >= 0  # it leaves the frame, but not the picture
+    assert np.ptp(np.percentile(heights, [10, 90])) > 50
 
 
 def test_validation_has_dots_and_its_lowest_is_named():
