@@ -1,6 +1,5 @@
 """Batches as the model would see them, on one picture and one page."""
 
-import base64
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .page import data_uri, html_page
+from .text_lines import text_lines
 from .write_file import write_file
 
 PNG_IMAGES = 64
@@ -23,21 +24,12 @@ CAPTION_LINES = 3
 PAPER, INK, FAINT, FRAME = "#fbfaf8", "#1d1d1f", "#75757c", "#dcdad5"
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1d1d1f; --faint: #6d6d75; --line: #dcdad5;
-  --paper: #fbfaf8 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e6e3; --faint: #9a98a0; --line: #3a393e; --paper: #18181a } }
-body { margin: 2rem auto; padding: 0 2rem; max-width: 100rem; color: var(--ink);
-  background: var(--paper); font: 15px/1.45 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2.2rem 0 .8rem }
-small, .faint { color: var(--faint); font-weight: normal } .empty { font-style: italic }
+body { max-width: 100rem }
+h1 { margin: 0 } h2 { margin: 2.2rem 0 .8rem }
 .notes { white-space: pre-line; max-width: 50rem }
 .sheet { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: flex-start }
-figure { margin: 0 } figure img { display: block; border-radius: 3px }
-figcaption { font-size: .8rem; margin-top: .35rem; overflow-wrap: anywhere }
-figcaption small { display: block }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 1.5rem }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid var(--line) }
+table { margin-top: 1.5rem }
+th, td { text-align: right }
 """
 
 
@@ -179,27 +171,16 @@ def _page(
         figures = "\n".join(_figure(cell) for cell in cells[: shown[height, width]])
         body.append(f'<div class="sheet">\n{figures}\n</div>')
     body.append(report_html)
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    return html_page(title, "\n".join(body), style=STYLE)
 
 
 def _figure(cell: _Cell) -> str:
     picture = _thumbnail(cell, PAGE_CELL)
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=85)
-    source = base64.b64encode(data.getvalue()).decode()
     tip = escape(f"{cell.key}\n{cell.url}", quote=True)
     caption = escape(cell.caption) if cell.caption else '<span class="empty">no caption</span>'
     return (
         f'<figure title="{tip}" style="width:{max(picture.width, 120)}px">'
-        f'<img src="data:image/jpeg;base64,{source}" width="{picture.width}"'
+        f'<img src="{data_uri(picture)}" width="{picture.width}"'
         f' height="{picture.height}" alt="{escape(cell.caption, quote=True)}">'
         f"<figcaption>{caption}<small>{escape(_where(cell))}</small></figcaption></figure>"
     )
@@ -217,12 +198,12 @@ def _draw_sheet(
     width = 2 * MARGIN + COLUMNS * CELL + (COLUMNS - 1) * GAP
     # Drawn on a sheet that is surely long enough, and cut afterwards.
     rows = sum(-(-n // COLUMNS) for n in shown.values())
-    lines = _wrap(notes, fonts[16], width - 2 * MARGIN, 12) if notes else []
+    lines = text_lines(notes, fonts[16], width - 2 * MARGIN, 12) if notes else []
     tall = 200 + 24 * len(lines) + 60 * len(groups) + rows * (CELL * 4 // 3 + 120)
     sheet = Image.new("RGB", (width, tall), PAPER)
     draw = ImageDraw.Draw(sheet)
     y = MARGIN
-    draw.text((MARGIN, y), _wrap(title, fonts[26], width - 2 * MARGIN, 1)[0], INK, fonts[26])
+    draw.text((MARGIN, y), text_lines(title, fonts[26], width - 2 * MARGIN, 1)[0], INK, fonts[26])
     y += 40
     draw.text((MARGIN, y), _summary(groups, shown, batches), FAINT, fonts[16])
     y += 26
@@ -257,7 +238,7 @@ def _draw_row(
         frame = (x - 1, y - 1, x + picture.width, y + picture.height)
         draw.rectangle(frame, outline=FRAME)  # a white picture would have no edge
         text = y + picture.height + 5
-        for line in _wrap(cell.caption or "(no caption)", font, CELL, CAPTION_LINES):
+        for line in text_lines(cell.caption or "(no caption)", font, CELL, CAPTION_LINES):
             draw.text((x, text), line, INK if cell.caption else FAINT, font)
             text += 15
         draw.text((x, text), _shortened(cell, font, CELL), FAINT, font)
@@ -272,25 +253,3 @@ def _shortened(cell: _Cell, font: Any, width: float) -> str:
     while key and font.getlength(words) > width:
         words = f"{begin}…{(key := key[1:])}"
     return words
-
-
-def _wrap(text: str, font: Any, width: float, limit: int) -> list[str]:
-    """Return ``text`` as at most ``limit`` lines of ``width`` pixels; "…" ends what is cut."""
-    lines: list[str] = []
-    for paragraph in text.splitlines():
-        line = ""
-        for word in paragraph.split():
-            if line and font.getlength(f"{line} {word}") > width:
-                lines.append(line)
-                line = word
-            else:
-                line = f"{line} {word}".strip()
-        lines.append(line)
-    cut = len(lines) > limit
-    lines = lines[:limit]
-    for i, line in enumerate(lines):
-        ends = "…" if cut and i == limit - 1 else ""
-        while line and font.getlength(line + ends) > width:
-            line, ends = line[:-1], "…"
-        lines[i] = line + ends
-    return lines or [""]
