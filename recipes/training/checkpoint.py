@@ -12,7 +12,16 @@ import torch
 
 from ...pipes.errors import DataError
 from ..write_file import write_file
-from .tensor_files import Table, Tensors, fill_tensors, read_tensors, sync, table_of, write_tensors
+from .tensor_files import (
+    Table,
+    Tensors,
+    files_of,
+    fill_tensors,
+    read_tensors,
+    sync,
+    table_of,
+    write_tensors,
+)
 from .world import World
 
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
@@ -111,15 +120,13 @@ class Checkpoints:
         for group in tensors:
             if not _GROUP.fullmatch(group):
                 raise ValueError(f"group {group!r} must be letters, digits, - and _")
-        text = json.dumps(
-            {
-                "version": VERSION,
-                "step": step,
-                "tensors": {group: table_of(named) for group, named in tensors.items()},
-                "state": dict(state),
-            },
-            indent=1,
-        )
+        about: dict[str, Any] = {
+            "version": VERSION,
+            "step": step,
+            "tensors": {group: table_of(named) for group, named in tensors.items()},
+            "state": dict(state),
+        }
+        json.dumps(about)  # said before anything is written
         part = self.folder / f".step-{step:08d}.part"
         if self.world.main:
             self._clean()
@@ -130,7 +137,9 @@ class Checkpoints:
         self.world.barrier()
         whole = part
         if self.world.main:
-            write_file(part / "state.json", text)
+            for group, table in about["tensors"].items():
+                table["files"] = files_of(part, group, table)
+            write_file(part / "state.json", json.dumps(about, indent=1))
             sync(part)
             whole = part.rename(self.folder / self._free_name(step))
             sync(self.folder)

@@ -1,6 +1,7 @@
 """Named tensors in a folder, whole or in parts, and back: safetensors alone, no pickle."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ...pipes.errors import DataError
 Tensors = Mapping[str, torch.Tensor]
 Table = dict[str, Any]
 """What a group of tensors is: ``parts`` (whether it was saved in parts), ``tensors`` (each one's
-dtype and whole shape)."""
+dtype and whole shape), ``files`` (their sizes)."""
 
 
 def table_of(tensors: Tensors) -> Table:
@@ -25,6 +26,12 @@ def table_of(tensors: Tensors) -> Table:
         "parts": any(isinstance(t, DTensor) for t in tensors.values()),
         "tensors": {name: _kind(t) for name, t in tensors.items()},
     }
+
+
+def files_of(folder: Path, group: str, table: Table) -> dict[str, int]:
+    """Return the files that a group was written to, with their sizes in bytes."""
+    paths = (folder / group).iterdir() if table["parts"] else [folder / f"{group}.safetensors"]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(paths)}
 
 
 def _kind(tensor: torch.Tensor) -> list[Any]:
@@ -39,7 +46,10 @@ def write_tensors(folder: Path, group: str, tensors: Tensors, main: bool) -> Non
     """
     if table_of(tensors)["parts"]:
         writer = dcp.HuggingFaceStorageWriter(str(folder / group), save_distributed=True)
-        dcp.save(dict(tensors), storage_writer=writer)
+        try:
+            dcp.save(dict(tensors), storage_writer=writer)
+        except dcp.CheckpointException as error:  # of all ranks together, and no Exception
+            raise OSError(f"{folder / group} cannot be written: {error}") from error
         if main:
             sync(folder / group)
     elif main:
@@ -69,8 +79,9 @@ def read_tensors(folder: Path, group: str, table: Table) -> dict[str, torch.Tens
             name: torch.empty(shape, dtype=getattr(torch, dtype))
             for name, (dtype, shape) in table["tensors"].items()
         }
-        _read_parts(folder / group, tensors, alone=True)
+        _read_parts(folder, group, table, tensors, alone=True)
         return tensors
+    _check_files(folder, table)
     path = folder / f"{group}.safetensors"
     try:
         tensors = load_file(path)
@@ -100,7 +111,8 @@ def fill_tensors(folder: Path, group: str, table: Table, targets: Tensors) -> No
     _check(folder, group, table["tensors"], targets)
     if table["parts"]:
         alone = not torch.distributed.is_initialized()
-        _read_parts(folder / group, {n: t.detach() for n, t in targets.items()}, alone=alone)
+        parts = {n: t.detach() for n, t in targets.items()}
+        _read_parts(folder, group, table, parts, alone=alone)
         return
     for name, whole in read_tensors(folder, group, table).items():
         target = targets[name].detach()
@@ -117,13 +129,29 @@ def fill_tensors(folder: Path, group: str, table: Table, targets: Tensors) -> No
             target.copy_(whole)
 
 
-def _read_parts(folder: Path, tensors: dict[str, torch.Tensor], *, alone: bool) -> None:
-    if not tensors:
-        return
+def _read_parts(
+    folder: Path, group: str, table: Table, tensors: dict[str, torch.Tensor], *, alone: bool
+) -> None:
+    _check_files(folder, table)  # a part that is not there would leave a hole, unseen
+    reader = dcp.HuggingFaceStorageReader(str(folder / group))
     try:
-        dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=alone)
-    except Exception as error:  # CheckpointException wraps whatever each rank met
-        raise DataError(f"{folder} cannot be read: {error}") from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(tensors, storage_reader=reader, no_dist=alone)
+    except (Exception, dcp.CheckpointException) as error:
+        raise DataError(f"{folder / group} cannot be read: {error}") from error
+
+
+def _check_files(folder: Path, table: Table) -> None:
+    for name, size in table["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing: go on from an earlier checkpoint")
+        if path.stat().st_size != size:
+            raise DataError(
+                f"{path} has {path.stat().st_size} bytes and had {size}: go on from an earlier "
+                "checkpoint"
+            )
 
 
 def _check(folder: Path, group: str, saved: dict[str, Any], targets: Tensors) -> None:

@@ -1,7 +1,6 @@
 """Ranks: processes of one gloo group, started from a server that has torch imported already."""
 
 import multiprocessing
-import os
 import pickle
 import runpy
 from collections.abc import Callable
