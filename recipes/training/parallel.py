@@ -1,8 +1,9 @@
 """One model on several ranks: DDP, FSDP2, accumulated gradients."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from .world import World
 
 Mode = Literal["ddp", "fsdp"]
+
+# Buffers are not sent round at each step; torch 2.15 has another name for this.
+_NEW = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW else "broadcast_buffers": False}
 
 
 def parallelize(
@@ -68,8 +73,8 @@ def parallelize(
     return DistributedDataParallel(
         module.to(world.device),
         device_ids=devices,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **_BUFFERS,
     )
 
 
@@ -110,7 +115,7 @@ def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
     samples, the factor world.size / (samples of the step, on all ranks) makes the gradient that of
     the mean over all of them, however they lie in batches and ranks.
     """
-    gradients = _gradients(parameters)
+    gradients = _local(p.grad for p in parameters if p.grad is not None)
     if gradients:
         torch._foreach_mul_(gradients, factor)
 
@@ -126,20 +131,29 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
         parameters: All that are trained.
         max_norm: None: only measure.
     """
-    gradients = _gradients(parameters)
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return 0.0
     wide = torch.promote_types(gradients[0].dtype, torch.float32)
-    norms = torch._foreach_norm(gradients, 2, dtype=wide)
-    total = torch.linalg.vector_norm(torch.stack(norms))
-    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+    norms = torch._foreach_norm(_local(gradients), 2, dtype=wide)
+    squares = torch.stack([norm.to(wide).square() for norm in norms])
+    split = [isinstance(g, DTensor) for g in gradients]
+    if any(split):
+        mine = torch.tensor(split, device=squares.device)
+        parts = squares[mine].sum()
+        first = next(g for g in gradients if isinstance(g, DTensor))
+        torch.distributed.all_reduce(parts, group=first.device_mesh.get_group())
+        norm = float((parts + squares[~mine].sum()).sqrt())
+    else:
+        norm = float(squares.sum().sqrt())
     if max_norm is not None and max_norm < norm < float("inf"):
-        torch._foreach_mul_(gradients, max_norm / norm)
+        torch._foreach_mul_(_local(gradients), max_norm / norm)
     return norm
 
 
-def _gradients(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
-    return [p.grad for p in parameters if p.grad is not None]
+def _local(gradients: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Return this rank's parts of what FSDP2 split, in the same memory."""
+    return [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
 
 
 def _sharded(

@@ -3,15 +3,21 @@
 import multiprocessing
 import pickle
 import runpy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import penstock.pipes
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.nn.parallel", "safetensors"]
+    [
+        *("pytest", "torch._dynamo"),
+        *("penstock.recipes.training.checkpoint", "penstock.recipes.training.parallel"),
+    ]
 )
 CHILD = "import runpy; runpy.run_path(conftest)['be_rank'](*place)"
 
@@ -24,6 +30,7 @@ def be_rank(
 
     from penstock.recipes.training.world import World
 
+    warnings.simplefilter("error")
     torch.set_num_threads(1)
     if size > 1:
         torch.distributed.init_process_group(
@@ -36,8 +43,12 @@ def be_rank(
 
 
 @pytest.fixture
-def start_ranks(tmp_path: Path) -> Callable[..., tuple[list[Any], list[Path]]]:
+def start_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[list[Any], list[Path]]]:
     """Return a function that starts ranks, and gives their processes and files of results."""
+    # The server, which the first start starts, has no other way to find the package.
+    monkeypatch.setenv("PYTHONPATH", str(Path(penstock.pipes.__file__).parents[2]))
     runs = 0
 
     def start(size: int, function: Callable[..., Any], *args: Any) -> tuple[list[Any], list[Path]]:
@@ -60,9 +71,7 @@ def start_ranks(tmp_path: Path) -> Callable[..., tuple[list[Any], list[Path]]]:
 
 
 @pytest.fixture
-def run_ranks(
-    start_ranks: Callable[..., tuple[list[Any], list[Path]]], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[Any]]:
+def run_ranks(start_ranks: Callable[..., tuple[list[Any], list[Path]]]) -> Callable[..., list[Any]]:
     """Return a function that calls ``function(world, *args)`` on ranks; gives their results."""
 
     def run(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
