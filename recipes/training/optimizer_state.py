@@ -98,7 +98,7 @@ def _plain(name: str, value: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]
             raise TypeError(f"state {name} is quantized and split among ranks, which is not saved")
         yield name, value
     elif is_traceable_wrapper_subclass(value):  # torchao's quantized states
-        for inner in value.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
+        for inner in value.__tensor_flatten__()[0]:
             yield from _plain(f"{name}/{inner}", getattr(value, inner))
     else:
         yield name, value

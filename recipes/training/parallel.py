@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -165,7 +166,7 @@ def _sharded(
         # Inputs come as the model makes them: rotary tables stay float32.
         cast_forward_inputs=False,
     )
-    mesh = torch.distributed.init_device_mesh(world.device.type, (world.size,))
+    mesh = init_device_mesh(world.device.type, (world.size,))
     for part in [*parts, module]:
         fully_shard(part, mesh=mesh, mp_policy=policy)
     return module.to(world.device)

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ...pipes.errors import DataError
@@ -45,10 +51,10 @@ def write_tensors(folder: Path, group: str, tensors: Tensors, main: bool) -> Non
     safetensors a rank in the folder ``group``: nothing is gathered. A collective then.
     """
     if table_of(tensors)["parts"]:
-        writer = dcp.HuggingFaceStorageWriter(str(folder / group), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(folder / group), save_distributed=True)
         try:
-            dcp.save(dict(tensors), storage_writer=writer)
-        except dcp.CheckpointException as error:  # of all ranks together, and no Exception
+            save(dict(tensors), storage_writer=writer)
+        except CheckpointException as error:  # of all ranks together, and no Exception
             raise OSError(f"{folder / group} cannot be written: {error}") from error
         if main:
             sync(folder / group)
@@ -133,12 +139,12 @@ def _read_parts(
     folder: Path, group: str, table: Table, tensors: dict[str, torch.Tensor], *, alone: bool
 ) -> None:
     _check_files(folder, table)  # a part that is not there would leave a hole, unseen
-    reader = dcp.HuggingFaceStorageReader(str(folder / group))
+    reader = HuggingFaceStorageReader(str(folder / group))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(tensors, storage_reader=reader, no_dist=alone)
-    except (Exception, dcp.CheckpointException) as error:
+            load(tensors, storage_reader=reader, no_dist=alone)
+    except (Exception, CheckpointException) as error:
         raise DataError(f"{folder / group} cannot be read: {error}") from error
 
 

@@ -1,6 +1,7 @@
 import json
 import random
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,7 @@ def talk(world: World, mode: str) -> list[int]:
             return future
 
         module.register_comm_hook(None, count)  # type: ignore[operator]
+    warnings.filterwarnings("ignore", ".*returned a view tensor")  # under CommDebugMode
     times = []
     for keep, last in ((True, False), (True, False), (True, True), (False, False)):
         with CommDebugMode() as comms, accumulating(module, last=last, keep_whole=keep):
@@ -302,6 +304,7 @@ def test_ranks_that_begin_apart_are_refused(run_ranks: Callable[..., Any]) -> No
 def compiled(world: World, mode: str) -> tuple[dict[str, Any], int]:
     from torch._dynamo.utils import counters
 
+    warnings.filterwarnings("ignore", ".*not a leaf Tensor")  # torch's compiler looks at all
     got = train(world, mode, 2, compile=True, backend="eager")
     return got, counters["stats"]["unique_graphs"]
 
