@@ -1,6 +1,7 @@
 """Caches end to end: shards, a loader, a VAE on the device; what is recomputed, and what is not."""
 
 import copy
+import functools
 import io
 import os
 import shutil
@@ -47,6 +48,7 @@ def encoded(array: np.ndarray, form: str, **save: Any) -> bytes:
     return file.getvalue()
 
 
+@functools.cache  # a profile holds the time at which it was made
 def swapped_profile() -> bytes:
     """An ICC profile under which pixels are other colours than in sRGB."""
     profile = ImageCms.createProfile("sRGB")
@@ -225,7 +227,7 @@ def test_pixels_that_were_changed_or_rounded_are_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hold", [None, "memory", "device"])
+@pytest.mark.parametrize("hold", [None, "memory"])
 def test_workers_look_up_and_a_resume_goes_on(
     shards: str, tmp_path: Path, vae: Any, hold: Any
 ) -> None:
@@ -233,7 +235,7 @@ def test_workers_look_up_and_a_resume_goes_on(
         pipe = ShardLister(shards, seed=3).read_tar().shuffle(20)
         pipe = pipe.bucket_by_aspect_ratio(48, 4, step=16)
         pipe = pipe.decode(latents=cache, keep_in_memory=1_000_000)
-        return pipe.loader(workers, epoch_batches=16).on_device("cpu", cache.fill)
+        return pipe.loader(workers, epoch_batches=10).on_device("cpu", cache.fill)
 
     def made(name: str) -> LatentCache:
         return LatentCache(EntryStore(tmp_path / name), LatentEncoder(vae, batch_size=1), hold=hold)
@@ -246,7 +248,7 @@ def test_workers_look_up_and_a_resume_goes_on(
     running = loader(cache, 2)
     for batch in running:
         found.append((batch["__key__"], batch["latents"]))
-        if len(found) == 7:
+        if len(found) == 5:
             state = running.state_dict()
             break
     running.close()
@@ -462,7 +464,10 @@ def test_images_of_their_own_sizes(tmp_path: Path, vae: Any) -> None:
     for shape in [(2, 3, 32, 48), (2, 3, 40, 40)]:
         batch = next(iter(pipe.decode(latents=cache, size=shape[2:]).loader()))
         assert batch["image"].shape == shape
-    assert [v.shape[0] for v in by_key(pipe.decode(latents=cache).loader(), "image").values()]
+    mixed, whole = pipe.decode(latents=cache).loader()
+    assert [image.shape for image in mixed["image"]] == [(3, 32, 48), (3, 48, 32)]
+    assert not mixed["image"][0].any()
+    assert "image" not in whole
     loader = pipe.decode(latents=cache).loader().on_device("cpu", cache.fill)
     one = by_key(loader)
     assert torch.equal(one["0"], found[0]["0"])
@@ -537,10 +542,12 @@ def test_held_entries_are_read_once_and_sent_by_no_worker(
     cache = LatentCache(store, LatentEncoder(vae), hold=hold)
     for _ in range(3):
         pipe = build(url, cache)
-        assert all(batch["latents"] == [None, None] for batch in pipe.loader())
+        assert all(set(batch["latents"]) == {None} for batch in pipe.loader())
         assert equal(by_key(pipe.loader().on_device("cpu", cache.fill)), expected)
     assert len(reads) == 6
-    assert (cache.misses, cache.held.size) == (0, 6 * 2 * 2 * 16 * 64)
+    entries = [read(name) for name in store.names()]
+    assert cache.held.size == sum(v.nbytes for e in entries if e for v in e.values()) > 0
+    assert cache.misses == 0
 
 
 def test_over_the_limit_nothing_changes_but_a_warning(url: str, tmp_path: Path, vae: Any) -> None:
