@@ -59,4 +59,6 @@ def _unloaded(graph: Graph, n: int) -> list[dict[str, Any]]:
 
 def _first(value: Any) -> Any:
     """Return the only sample's value of a batch's field."""
+    if isinstance(value, dict):
+        return {key: tensor[0] for key, tensor in value.items()}
     return value if isinstance(value, int) else value[0]
