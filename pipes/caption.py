@@ -5,7 +5,8 @@ from .draws import Draws
 from .errors import DataError
 from .pipe import Pipe
 from .sample import Sample
-from .work import Slot, WorkPipe
+from .slot import Slot
+from .work import WorkPipe
 
 
 class CaptionPipe(WorkPipe):

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..transforms.entry_bytes import read_entry
 from .captions import CAPTIONS, choose_caption, decode_text, parse_json
 from .draws import Draws
+from .entry_field import SAFETENSORS
 from .errors import DataError, MissingData
 from .read import read_field
 from .sample import UNLOADED, Extent, Sample, Stored, Typed
@@ -30,8 +32,8 @@ def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
     """Return a field's value, decoded by its extension.
 
     ``json`` gives what it holds, ``npy``, ``img_emb`` and ``text_emb`` an array, ``cls`` and
-    ``index`` an int, ``txt`` and ``text`` a str, anything else bytes. A `Typed` field gives its own
-    value. Nothing is ever unpickled.
+    ``index`` an int, ``txt`` and ``text`` a str, ``safetensors`` tensors by name, anything else
+    bytes. A `Typed` field gives its own value. Nothing is ever unpickled.
 
     Raises:
         DataError: The bytes are not what the extension says, or are a pickle of torch's.
@@ -54,6 +56,8 @@ def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
             return int(data)
         if ending in ARRAYS:
             return _array(data)
+        if ending == SAFETENSORS:
+            return read_entry(bytearray(data))
     except (ValueError, RecursionError) as error:
         raise DataError(f"field {name!r} is no {ending}: {error}") from error
     return data
