@@ -1,5 +1,6 @@
 """Begin the work half: images to uint8 tensors, texts to str."""
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -9,13 +10,14 @@ import torch
 
 from ..transforms.latent_cache import LatentCache
 from .captions import check_pick
+from .crops import Crops
 from .decode_fields import ARRAYS, CaptionField, decode_field, kind
 from .decode_image import DecodePolicy, decode, probe
 from .decode_pixels import DecodedImages
 from .draws import Draws
 from .entry_field import SAFETENSORS, read_field_entry
 from .errors import DataError
-from .geometry import Crop, cover_crop, crop_top_left, resized_crop
+from .geometry import Crop, crop_top_left
 from .latents import LatentRows, Region, blank, finish
 from .pipe import Pipe
 from .read import read_value
@@ -63,6 +65,10 @@ class Decoder(Decoding):
             uint8 [1, H, W], too.
         icc: Convert images with a colour profile to sRGB.
         max_pixels: A larger image is bad data (a decompression bomb).
+        variants: Number of fixed crops of each sample, of which each visit draws one: what is made
+            of them can then be kept in a cache, filled beforehand. A crop depends on its number, on
+            the sample's key and the base name of its shard alone. Flips are drawn apart, at their
+            exact probability. None: crops are new at each visit. Centre crops need none.
         keep_in_memory: Bytes of decoded images that each worker keeps, so that those of a small
             data set are decoded once (4 bytes a pixel, of JPEGs at the scale they are needed in).
             It changes no pixel.
@@ -89,17 +95,12 @@ class Decoder(Decoding):
         icc: bool = True,
         max_pixels: int = 178_956_970,
         keep_in_memory: int = 0,
+        variants: int | None = None,
         latents: LatentCache | None = None,
     ) -> None:
-        if crop not in ("center", "random", "resized"):
-            raise ValueError(f"crop must be 'center', 'random' or 'resized', got {crop!r}")
-        if not 0 <= flip <= 1:
-            raise ValueError(f"flip is a probability from 0 to 1, got {flip}")
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"scale is two growing shares of the area in (0, 1], got {scale}")
-        if ratio is not None and not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"ratio is two growing positive numbers, got {ratio}")
         check_pick(caption_pick)
+        self.variants = variants
+        self.crops = Crops(crop, scale, ratio, flip, variants)
         self.source: Pipe = source
         self.size = size
         self.fixed = None if size is None else _sides(size)
@@ -126,10 +127,8 @@ class Decoder(Decoding):
     def arguments(self) -> dict[str, Any]:
         # What is kept in memory is no difference; of a cache, the encoder is.
         own = {k: v for k, v in super().arguments().items() if k != "keep_in_memory"}
-        if self.latents is None:
-            del own["latents"]
-            return own
-        return {**own, "latents": self.latents.digest}
+        own["latents"] = None if self.latents is None else self.latents.digest
+        return own if self.crops.only is None else {**own, "at_variant": self.crops.only}
 
     def image_size(self) -> tuple[int, int] | None:
         return self.fixed
@@ -243,17 +242,21 @@ class Decoder(Decoding):
         self, original: tuple[int, int], target: tuple[int, int], draws: Draws
     ) -> tuple[Crop, bool]:
         """Return which region of the original becomes the image, and whether it is mirrored."""
-        flip = draws.uniform("decode.flip") < self.flip
-        if self.crop == "resized":
-            numbers = partial(draws.uniform, "decode.crop")
-            region = resized_crop(
-                original, target, scale=self.scale, ratio=self.ratio, draws=numbers
-            )
-            return region, flip
-        anchor = (0.5, 0.5)
-        if self.crop == "random":
-            anchor = (draws.uniform("decode.top"), draws.uniform("decode.left"))
-        return cover_crop(original, target, anchor=anchor), flip
+        return self.crops.draw(original, target, draws)
+
+    def at_variant(self, variant: int | None, flip: bool = False) -> "Decoder":
+        """Return this pipe with the crop and the flip of every visit fixed, to fill a cache.
+
+        Args:
+            variant: Number of the crop, below ``variants``; None with ``crop="center"``.
+            flip: Whether the image is mirrored.
+
+        Raises:
+            ValueError: No visit has this crop and flip, or ``variants`` is None.
+        """
+        fixed = copy.copy(self)
+        fixed.crops = self.crops.at(variant, flip)
+        return fixed
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -12,10 +12,8 @@ from ..transforms.entry_rows import pack_rows
 from ..transforms.latent_cache import RECORDS, LatentCache
 from ..transforms.pixel_sums import row_sums
 from . import decode_image
-from .captions import caption_candidates, read_json_field
-from .decode_fields import CaptionField, _caption_value
+from .decode_fields import CaptionField
 from .decode_image import DecodePolicy, probe
-from .errors import MissingData
 from .geometry import Crop
 from .image_facts import ImageFacts
 from .image_hashes import ImageHashes
@@ -199,17 +197,6 @@ def candidates(captions: CaptionField, sample: Sample) -> list[str]:
     Raises:
         DataError: The field holds no text.
     """
-    field, inner = captions._find(sample)
+    _, found = captions.candidates(sample)
     none = [] if captions.default is None else [captions.default]
-    if field is None:
-        return none
-    try:
-        value = _caption_value(field, sample[field], inner)
-        if inner is not None:
-            if inner not in value:
-                return none
-            value = read_json_field(value, inner)
-        found = caption_candidates(value, lines=captions.lines)
-    except MissingData:
-        return none
-    return found if any(found) else none or found
+    return none if found is None or (none and not any(found)) else found

@@ -19,6 +19,7 @@ from .order import Batch, Skipped
 from .pipe import Pipe
 from .sample import KEY, REF, URL, Ref, Sample
 from .slot import BatchMemory, Slot
+from .urls import base_name
 
 BATCH = "__batch__"
 FILLED = "__filled__"
@@ -70,6 +71,11 @@ class Decoding(WorkPipe):
         return batch
 
 
+def numbered(pipes: list[WorkPipe]) -> list[tuple[WorkPipe, int]]:
+    """Return each pipe with how many of its kind stand before it: two of a kind draw apart."""
+    return [(p, sum(type(q) is type(p) for q in pipes[:i])) for i, p in enumerate(pipes)]
+
+
 class Workshop:
     """Runs a graph's work half on one batch after another.
 
@@ -87,10 +93,8 @@ class Workshop:
         first = pipes[0]
         assert isinstance(first, Decoding)
         self.decoding = first
-        # Each with how many of its kind stand before it, so that two of a kind draw apart.
-        nth = [sum(type(q) is type(p) for q in pipes[:i]) for i, p in enumerate(pipes)]
-        self.per_sample = [(p, n) for p, n in zip(pipes, nth, strict=True) if p.per == "sample"]
-        self.per_batch = [(p, n) for p, n in zip(pipes, nth, strict=True) if p.per == "batch"]
+        self.per_sample = [(p, n) for p, n in numbered(pipes) if p.per == "sample"]
+        self.per_batch = [(p, n) for p, n in numbered(pipes) if p.per == "batch"]
         self.seed = seed
         self.on_error = on_error
         self.shared = shared
@@ -190,8 +194,8 @@ class Workshop:
 
     def _sample(self, sample: Sample, ref: Ref, place: Ref, slot: Slot) -> Sample:
         """Return a sample, ``ref``, with all work done, under the draws of ``place``."""
-        draws = Draws(self.seed, place)
         url, key = sample[URL], sample[KEY]
+        draws = Draws(self.seed, place, (base_name(url), key))
         try:
             for pipe, nth in self.per_sample:
                 sample = pipe.work(sample, draws.of(nth), slot)

@@ -286,6 +286,7 @@ DECODES: list[tuple[str, dict[str, Any], set[str] | None, str]] = [
     ("bucket step", {"step": 32}, None, "the size in pixels (size)"),
     ("crop and seed", {"crop": "random", "seed": 5}, None, "the region that is cut out (crop)"),
     ("resized crop", {"crop": "resized"}, None, "the region that is cut out (crop)"),
+    ("variants", {"crop": "random", "variants": 1}, None, "the region that is cut out (crop)"),
     ("flip", {"flip": 1.0}, set(ALL), "whether it is mirrored (flip) was False, and is True"),
     ("matte", {"matte": (0, 9, 0)}, {"3"}, "(matte) was [255, 255, 255], and is [0, 9, 0]"),
     ("icc", {"icc": False}, {"2"}, "whether colour profiles are converted (icc) was True"),
@@ -440,6 +441,61 @@ def test_a_missing_entry_without_a_vae_is_an_error_that_says_why(
         next(iter(pipe.loader().on_device("cpu", bare.fill)))
     with pytest.raises(ValueError, match="tells of no encoder"):
         LatentCache(EntryStore(tmp_path / "empty"), None)
+
+
+def test_variants_of_crops_are_entries_of_their_own(url: str, tmp_path: Path, vae: Any) -> None:
+    cache = LatentCache(EntryStore(tmp_path / "cache"), LatentEncoder(vae, batch_size=1))
+    how = {"crop": "random", "variants": 2, "flip": 0.5}
+    pipe = build(url, cache, **how)
+    for variant in (0, 1):
+        for flip in (False, True):
+            fixed = pipe.at_variant(variant, flip)
+            for _ in fixed.loader().on_device("cpu", cache.fill):
+                pass
+    assert cache.misses == 6 * 4 - 2 * 2  # of two images nothing is cut off
+    for seed in (0, 1, 2):  # whatever is drawn now, and however the run begins, is there
+        assert missing(build(url, cache, seed=seed, **how)) == set()
+    third = build(url, cache, **{**how, "variants": 3}).at_variant(2, False)
+    assert missing(third) == set("01234")
+
+
+# -- without the originals ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pick", ["first", "random"])
+def test_a_cache_trains_without_the_originals(
+    url: str, tmp_path: Path, vae: Any, pick: Any
+) -> None:
+    how = {"caption": "txt", "caption_lines": True, "caption_pick": pick}
+    write(Path(url), images(), captions="\nanother")
+    cache = filled(url, tmp_path / "cache", vae, how)
+    fields = ("latents", "original_size", "crop_top_left", "target_size", "flipped")
+    batches = list(build(url, cache, **how).loader().on_device("cpu", noiseless(cache)))
+    expected = {name: by_key(batches, name) for name in fields}
+    cache.store.close()  # type: ignore[attr-defined]
+    os.unlink(url)
+    pipe = ShardLister(str(tmp_path / "cache" / "*.tar"), shuffle=False).read_tar()
+    pipe = pipe.bucket_by_aspect_ratio(64, 2, step=16).lanes(1, repeat=False)
+    pipe = pipe.decode(caption="json.caption", caption_pick=pick)
+    bare = LatentCache(EntryStore(tmp_path / "cache"), None, draw=False)
+    batches = list(pipe.loader().on_device("cpu", bare.fill))
+    keys = [told["key"] for batch in batches for told in batch["json"]]
+    assert sorted(keys) == sorted(ALL)
+    for name in fields:
+        found = dict(zip(keys, (v for b in batches for v in b[name]), strict=True))
+        assert equal(found, expected[name]), name
+    said = dict(zip(keys, (caption for b in batches for caption in b["caption"]), strict=True))
+    assert all(said[key] in (f"image {key}", "another") for key in keys)
+    assert pick == "random" or all(said[key] == f"image {key}" for key in keys)
+    other = LatentCache(EntryStore(tmp_path / "other"), LatentEncoder(vae, keep="mean"))
+    with pytest.raises(ValueError, match=r"is not this encoder's: .*\(encoder.keep\)"):
+        list(pipe.loader().on_device("cpu", other.fill))
+
+
+def noiseless(cache: LatentCache) -> Any:
+    """Return the cache's fill, with the posterior's mean for a draw."""
+    bare = LatentCache(cache.store, cache.encoder, draw=False)
+    return bare.fill
 
 
 # -- odd batches ----------------------------------------------------------------------------------

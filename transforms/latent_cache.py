@@ -201,7 +201,7 @@ class LatentCache(Cache):
                 "the sample tells nothing of its latents: take it from pipe.preview(), of a pipe "
                 "with .decode(latents=cache)"
             )
-        each: list[Record] = [records] if isinstance(records, Mapping) else records
+        each: list[Record] = [records] if isinstance(records, dict) else records
         return "\n".join(self.explain_record(record) for record in each)
 
 
