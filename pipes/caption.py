@@ -16,7 +16,8 @@ from .errors import DataError
 from .outcomes import Outcomes, check_variants, merged
 from .pipe import Pipe
 from .sample import Sample
-from .work import Slot, WorkPipe
+from .slot import Slot
+from .work import WorkPipe
 
 
 class CaptionPipe(WorkPipe):

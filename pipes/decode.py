@@ -15,6 +15,7 @@ from .decode_fields import ARRAYS, CaptionField, decode_field, kind
 from .decode_image import DecodePolicy, decode, probe
 from .decode_pixels import DecodedImages
 from .draws import Draws
+from .entry_field import SAFETENSORS, read_field_entry
 from .errors import DataError
 from .geometry import Crop, crop_top_left
 from .latents import LatentRows, Region, blank, finish
@@ -22,7 +23,8 @@ from .pipe import Pipe
 from .read import read_value
 from .sample import UNLOADED, Extent, Sample, Stored, Typed
 from .shard_index import image_field
-from .work import Decoding, Slot
+from .slot import Slot
+from .work import Decoding
 
 
 class Decoder(Decoding):
@@ -30,7 +32,12 @@ class Decoder(Decoding):
 
     ``image`` is uint8 [3, H, W], RGB, upright; ``caption`` is str. Other fields are decoded by
     their extension: ``json`` to what it holds, ``npy`` to an array (never a pickle), ``cls`` to
-    int, the rest stays bytes. ``.select()`` keeps fields that nobody needs from being read.
+    int, ``safetensors`` to a dict of tensors, the rest stays bytes. ``.select()`` keeps fields that
+    nobody needs from being read.
+
+    The entries of an `EntryStore` are decoded without their images, under the name that they have
+    in themselves, such as ``latents``; the sizes that were given to the bucketer when they were
+    made must be those that it is given now.
 
     Where a bucketer stands before, or ``size`` is given, the image is resized to cover that size
     with antialiasing, cropped, flipped, and written straight into the batch's tensor. With it come
@@ -120,12 +127,8 @@ class Decoder(Decoding):
     def arguments(self) -> dict[str, Any]:
         # What is kept in memory is no difference; of a cache, the encoder is.
         own = {k: v for k, v in super().arguments().items() if k != "keep_in_memory"}
-        if self.crops.only is not None:
-            own["at_variant"] = self.crops.only
-        if self.latents is None:
-            del own["latents"]
-            return own
-        return {**own, "latents": self.latents.digest}
+        own["latents"] = None if self.latents is None else self.latents.digest
+        return own if self.crops.only is None else {**own, "at_variant": self.crops.only}
 
     def image_size(self) -> tuple[int, int] | None:
         return self.fixed
@@ -165,11 +168,16 @@ class Decoder(Decoding):
             for k, v in sample.items()
             if k != taken and not k.startswith("__image") and not isinstance(v, UNLOADED)
         }
+        entries = []
         for field in fields:
             if field == name:
                 self._image(field, sample, draws, slot, out)
+            elif kind(field) == SAFETENSORS and not isinstance(sample[field], Typed):
+                entries.append(field)
             elif field != taken:
                 out[field] = decode_field(field, sample[field])
+        for field in entries:
+            self._entry(field, sample[field], slot, out)
         if caption is not None:
             out["caption"] = caption
         return out
@@ -206,7 +214,7 @@ class Decoder(Decoding):
         out["target_size"] = np.array(target, np.int64)
         out["flipped"] = found.flip
         if self.rows is not None:
-            self.rows.add(found, sample, out)
+            self.rows.add(found, sample, out, slot)
 
     def _region(
         self, value: Extent | Stored | bytes, size: tuple[int, int] | None, draws: Draws
@@ -218,6 +226,17 @@ class Decoder(Decoding):
         original = probe(data, self.policy)
         target = size or original
         return Region(data, original, target, *self._crop(original, target, draws))
+
+    def _entry(self, field: str, value: Extent | Stored | bytes, slot: Slot, out: Sample) -> None:
+        try:
+            made = read_field_entry(field, value, slot, slot.size)
+            name = next(iter(made))
+            if name in out:
+                raise DataError(f"its entry would be called {name!r}, as another field is")
+        except DataError as error:
+            raise DataError(f"field {field!r}: {error}") from error
+        for key, part in made.items():
+            out.setdefault(key, part)  # an image's own sizes, where there is one, are those
 
     def _crop(
         self, original: tuple[int, int], target: tuple[int, int], draws: Draws

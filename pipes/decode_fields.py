@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..transforms.entry_bytes import read_entry
 from .captions import (
     CAPTIONS,
     caption_candidates,
@@ -19,6 +20,7 @@ from .captions import (
     read_json_field,
 )
 from .draws import Draws
+from .entry_field import SAFETENSORS
 from .errors import DataError, MissingData
 from .outcomes import Outcomes
 from .read import read_field
@@ -40,8 +42,8 @@ def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
     """Return a field's value, decoded by its extension.
 
     ``json`` gives what it holds, ``npy``, ``img_emb`` and ``text_emb`` an array, ``cls`` and
-    ``index`` an int, ``txt`` and ``text`` a str, anything else bytes. A `Typed` field gives its own
-    value. Nothing is ever unpickled.
+    ``index`` an int, ``txt`` and ``text`` a str, ``safetensors`` tensors by name, anything else
+    bytes. A `Typed` field gives its own value. Nothing is ever unpickled.
 
     Raises:
         DataError: The bytes are not what the extension says, or are a pickle of torch's.
@@ -64,6 +66,8 @@ def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
             return int(data)
         if ending in ARRAYS:
             return _array(data)
+        if ending == SAFETENSORS:
+            return read_entry(bytearray(data))
     except (ValueError, RecursionError) as error:
         raise DataError(f"field {name!r} is no {ending}: {error}") from error
     return data
@@ -101,7 +105,7 @@ class CaptionField:
         Raises:
             DataError: The named field is missing, or holds no text.
         """
-        field, candidates = self._candidates(sample)
+        field, candidates = self.candidates(sample)
         if candidates is None:
             return field, self.default
         caption = pick_caption(candidates, self.pick, draws=draws)
@@ -113,13 +117,13 @@ class CaptionField:
         Raises:
             DataError: As `read`.
         """
-        _, candidates = self._candidates(sample)
+        _, candidates = self.candidates(sample)
         if candidates is None:
             return None if self.default is None else [(Fraction(1), self.default)]
         found = pick_outcomes(candidates, self.pick)
         return [(weight, caption or self.default or caption) for weight, caption in found]
 
-    def _candidates(self, sample: Sample) -> tuple[str | None, list[str] | None]:
+    def candidates(self, sample: Sample) -> tuple[str | None, list[str] | None]:
         """Return the field (None: it is not the caption alone), and its captions, if it is there.
 
         Raises:

@@ -12,7 +12,8 @@ import torch
 from .draws import Draws
 from .pipe import Pipe
 from .sample import Sample
-from .work import Slot, WorkPipe
+from .slot import Slot
+from .work import WorkPipe
 
 
 class Mapper(WorkPipe):
