@@ -118,7 +118,7 @@ def split_text(stacked: Tensors) -> list[Tensors]:
     for name, tensor in stacked.items():
         if name.endswith(TOKENS):
             lengths = stacked[MASK].sum(1, dtype=torch.int64).tolist()
-            parts[name] = tensor.split(lengths)
+            parts[name] = torch.split(tensor, lengths)
         else:
             parts[name] = tensor.unbind()
     return [{name: part[i] for name, part in parts.items()} for i in range(count)]

@@ -282,7 +282,7 @@ def test_drops_are_those_of_the_tokenizers(make_cache, make_batch_of, t5):
         assert torch.equal(rows, expected)
         assert out["caption"] == captions
         total += int(expected.sum())
-    # Four standard deviations of 12,000 draws are 201; 5 % off would be 600.
+    # Four standard deviations of 12,000 draws are 201; a chance of 0.35 would be 600 off.
     assert abs(total - 3600) < 201
     assert cache.store.sizes()[0] == 3
     with pytest.raises(ValueError, match="give rng="):
