@@ -31,6 +31,13 @@ from .shuffle import Shuffler
 from .state import merge_states
 from .tar import TarReader
 from .text_to_image import text_to_image_dataset
+from .variants import (
+    CaptionVariant,
+    ImageVariant,
+    caption_variants,
+    count_image_variants,
+    image_variants,
+)
 from .verify import verify_resume
 
 __all__ = [
@@ -42,6 +49,7 @@ __all__ = [
     "CaptionDropper",
     "CaptionFilter",
     "CaptionShuffler",
+    "CaptionVariant",
     "DataError",
     "Decoder",
     "DeviceLoader",
@@ -54,6 +62,7 @@ __all__ = [
     "FieldLoader",
     "Filter",
     "ImageEmbeddingDataset",
+    "ImageVariant",
     "KeyJoiner",
     "Lanes",
     "ManifestReader",
@@ -71,8 +80,11 @@ __all__ = [
     "TarReader",
     "Transformer",
     "bucket_report",
+    "caption_variants",
+    "count_image_variants",
     "create_image_embedding_dataloader",
     "get_reader",
+    "image_variants",
     "make_splits",
     "merge_states",
     "text_to_image_dataset",

@@ -1,11 +1,23 @@
 """Augment captions."""
 
-from .captions import add_affixes, check_parts, drop_caption, drop_parts, shuffle_parts
+from fractions import Fraction
+
+from .caption_parts import (
+    check_parts,
+    drop_caption,
+    drop_outcomes,
+    drop_parts,
+    shuffle_outcomes,
+    shuffle_parts,
+)
+from .captions import add_affixes
 from .draws import Draws
 from .errors import DataError
+from .outcomes import Outcomes, check_variants, merged
 from .pipe import Pipe
 from .sample import Sample
-from .work import Slot, WorkPipe
+from .slot import Slot
+from .work import WorkPipe
 
 
 class CaptionPipe(WorkPipe):
@@ -23,6 +35,20 @@ class CaptionPipe(WorkPipe):
         """Return the caption changed."""
         raise TypeError(f"{type(self).__name__} changes no captions")
 
+    def outcomes(self, caption: str, draws: Draws) -> Outcomes[str]:
+        """Return all that `change` may make of the caption, each with its weight.
+
+        Args:
+            caption: The caption.
+            draws: Any draws of the sample: those of its variants alone count.
+
+        Raises:
+            ValueError: It cannot be listed.
+        """
+        raise ValueError(
+            f"what {type(self).__name__} makes of a caption cannot be listed: it has no outcomes()"
+        )
+
 
 class CaptionShuffler(CaptionPipe):
     """Yields samples with the parts of their captions shuffled (``.shuffle_caption(…)``).
@@ -32,20 +58,47 @@ class CaptionShuffler(CaptionPipe):
         separator: Stands between parts.
         keep: Number of first parts that stay in place.
         p: Probability of shuffling.
+        variants: Number of fixed orders of each sample, of which each visit draws one, so that what
+            is made of the captions can be kept in a cache. An order depends on its number, on the
+            sample's key and the base name of its shard alone. Where the parts have no more orders
+            than that, they are drawn among all. None: any order at each visit.
     """
 
     def __init__(
-        self, source: Pipe, *, separator: str = ",", keep: int = 0, p: float = 1.0
+        self,
+        source: Pipe,
+        *,
+        separator: str = ",",
+        keep: int = 0,
+        p: float = 1.0,
+        variants: int | None = None,
     ) -> None:
         check_parts(separator=separator, keep=keep, p=p)
+        check_variants(variants)
         self.source: Pipe = source
         self.separator = separator
         self.keep = keep
         self.p = p
+        self.variants = variants
 
     def change(self, caption: str, draws: Draws) -> str:
         return shuffle_parts(
-            caption, separator=self.separator, keep=self.keep, p=self.p, draws=draws
+            caption,
+            separator=self.separator,
+            keep=self.keep,
+            p=self.p,
+            variants=self.variants,
+            draws=draws,
+        )
+
+    def outcomes(self, caption: str, draws: Draws) -> Outcomes[str]:
+        return shuffle_outcomes(
+            caption,
+            separator=self.separator,
+            keep=self.keep,
+            p=self.p,
+            variants=self.variants,
+            draws=draws,
         )
 
 
@@ -60,6 +113,8 @@ class CaptionDropper(CaptionPipe):
         parts: Probability that each single part is dropped.
         separator: Stands between parts.
         keep: Number of first parts that are never dropped singly.
+        variants: Number of fixed ways of each sample to drop single parts, of which each visit
+            draws one, as in `CaptionShuffler`; the whole caption is dropped with exactly ``p``.
     """
 
     def __init__(
@@ -70,22 +125,42 @@ class CaptionDropper(CaptionPipe):
         parts: float = 0.0,
         separator: str = ",",
         keep: int = 0,
+        variants: int | None = None,
     ) -> None:
         check_parts(separator=separator, keep=keep, p=p)
         check_parts(p=parts)
+        check_variants(variants)
         self.source: Pipe = source
         self.p = p
         self.parts = parts
         self.separator = separator
         self.keep = keep
+        self.variants = variants
 
     def change(self, caption: str, draws: Draws) -> str:
         caption = drop_caption(caption, p=self.p, draws=draws)
         if not caption or not self.parts:
             return caption
         return drop_parts(
-            caption, separator=self.separator, keep=self.keep, p=self.parts, draws=draws
+            caption,
+            separator=self.separator,
+            keep=self.keep,
+            p=self.parts,
+            variants=self.variants,
+            draws=draws,
         )
+
+    def outcomes(self, caption: str, draws: Draws) -> Outcomes[str]:
+        left = drop_outcomes(
+            caption,
+            separator=self.separator,
+            keep=self.keep,
+            p=self.parts,
+            variants=self.variants,
+            draws=draws,
+        )
+        whole = Fraction(self.p)
+        return merged([(whole, ""), *(((1 - whole) * weight, found) for weight, found in left)])
 
 
 class CaptionAffixer(CaptionPipe):
@@ -110,3 +185,6 @@ class CaptionAffixer(CaptionPipe):
 
     def change(self, caption: str, draws: Draws) -> str:
         return add_affixes(caption, prefix=self.prefix, suffix=self.suffix, trigger=self.trigger)
+
+    def outcomes(self, caption: str, draws: Draws) -> Outcomes[str]:
+        return [(Fraction(1), self.change(caption, draws))]

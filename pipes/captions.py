@@ -1,4 +1,4 @@
-"""Captions as pure functions: from a field's bytes to one text, and what augmentation does to it.
+"""Captions as pure functions: from a field's bytes to one text, and what is put around it.
 
 Every function that draws is a function of its arguments and of the sample's `Draws`; ``purpose``
 names the draws, so that two pipes of one kind in a graph can draw apart.
@@ -8,10 +8,12 @@ import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 from .draws import Draws
 from .errors import DataError
+from .outcomes import Outcomes, merged
 
 Pick = Literal["first", "random"] | Sequence[float]
 CaptionField = bytes | bytearray | memoryview | str | Sequence[Any] | Mapping[str, Any]
@@ -161,64 +163,19 @@ def pick_caption(
     return next((c for w, (_, c) in zip(weights[::-1], there[::-1], strict=True) if w), there[0][1])
 
 
-def shuffle_parts(
-    caption: str,
-    *,
-    separator: str = ",",
-    keep: int = 0,
-    p: float = 1.0,
-    draws: Draws,
-    purpose: str = "caption.shuffle",
-) -> str:
-    """Return ``caption`` with its parts in a random order, joined by the separator and a space.
-
-    "a dog, grass, sunny" may become "a dog, sunny, grass" with ``keep=1``. Parts are stripped and
-    empty ones left out, as in kohya's tag shuffling; a caption that is not shuffled (by ``p``, or
-    because fewer than two parts can move) comes back as it is.
-
-    Args:
-        caption: The caption.
-        separator: Stands between parts. One that ends in white space is joined as it is.
-        keep: Number of first parts that stay in place.
-        p: Probability of shuffling.
-        draws: The sample's draws.
-        purpose: Name of the draws.
-    """
-    parts = split_parts(caption, separator)
-    if len(parts) - keep < 2 or draws.uniform(purpose) >= p:
-        return caption
-    return join_parts(parts[:keep] + draws.shuffled(parts[keep:], purpose + ".order"), separator)
-
-
-def drop_parts(
-    caption: str,
-    *,
-    separator: str = ",",
-    keep: int = 0,
-    p: float,
-    draws: Draws,
-    purpose: str = "caption.drop_parts",
-) -> str:
-    """Return ``caption`` without some of its parts: each is dropped by a draw of its own.
-
-    A caption that loses nothing comes back as it is; with ``keep=0`` it may lose all and be "".
-
-    Args:
-        caption: The caption.
-        separator: Stands between parts. One that ends in white space is joined as it is.
-        keep: Number of first parts that are never dropped.
-        p: Probability with which each other part is dropped.
-        draws: The sample's draws.
-        purpose: Name of the draws.
-    """
-    parts = split_parts(caption, separator)
-    left = [part for i, part in enumerate(parts) if i < keep or draws.uniform(purpose, i) >= p]
-    return caption if len(left) == len(parts) else join_parts(left, separator)
-
-
-def drop_caption(caption: str, *, p: float, draws: Draws, purpose: str = "caption.drop") -> str:
-    """Return "" with probability ``p``, for classifier-free guidance, otherwise ``caption``."""
-    return "" if draws.uniform(purpose) < p else caption
+def pick_outcomes(candidates: Sequence[str], pick: Pick = "first") -> Outcomes[str]:
+    """Return what `pick_caption` may pick, each with its weight; arguments as there."""
+    there = [(i, caption) for i, caption in enumerate(candidates) if caption]
+    if pick == "random":
+        weights = [Fraction(1)] * len(there)
+    elif pick == "first":
+        weights = []
+    else:
+        weights = [Fraction(pick[i]) if i < len(pick) else Fraction(0) for i, _ in there]
+    total = sum(weights)
+    if not total:
+        return [(Fraction(1), there[0][1] if there else "")]
+    return merged((w / total, caption) for w, (_, caption) in zip(weights, there, strict=True))
 
 
 def add_affixes(
@@ -250,16 +207,6 @@ def add_affixes(
     return trigger + separator + text
 
 
-def split_parts(caption: str, separator: str = ",") -> list[str]:
-    """Return the parts of ``caption`` between separators, stripped, without empty ones."""
-    return [part for piece in caption.split(separator) if (part := piece.strip())]
-
-
-def join_parts(parts: Sequence[str], separator: str = ",") -> str:
-    """Return ``parts`` joined by the separator, and a space where it does not end in one."""
-    return (separator if separator[-1:].isspace() else separator + " ").join(parts)
-
-
 def check_pick(pick: Pick) -> None:
     """Raise a ValueError unless ``pick`` is "first", "random" or a list of weights."""
     if isinstance(pick, str):
@@ -267,16 +214,6 @@ def check_pick(pick: Pick) -> None:
             raise ValueError(f"pick is 'first', 'random' or a list of weights, got {pick!r}")
     elif not all(0 <= w < float("inf") for w in pick) or not sum(pick) > 0:
         raise ValueError(f"weights must be 0 or more, and not all 0, got {list(pick)}")
-
-
-def check_parts(*, separator: str = ",", keep: int = 0, p: float = 1.0) -> None:
-    """Raise a ValueError unless the arguments of shuffling or dropping make sense."""
-    if not separator:
-        raise ValueError("separator is empty; it stands between the parts of a caption, as in ','")
-    if keep < 0:
-        raise ValueError(f"keep is the number of first parts that stay, at least 0, got {keep}")
-    if not 0 <= p <= 1:
-        raise ValueError(f"p is a probability from 0 to 1, got {p}")
 
 
 def _caption_text(entry: Any) -> str:

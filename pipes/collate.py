@@ -11,13 +11,12 @@ from .errors import DataError, name_sample
 from .sample import KEY, REF, URL, Sample
 
 
-def collate(
-    samples: Sequence[Sample], ready: Mapping[str, torch.Tensor] | None = None
-) -> dict[str, Any]:
+def collate(samples: Sequence[Sample], ready: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a dict of fields: tensors stacked, ragged ones in lists, everything else in lists.
 
     Numbers and booleans become a tensor [B] (int64, float32, bool), numpy arrays become tensors,
-    ``__ref__`` an int64 tensor [B, 3].
+    ``__ref__`` an int64 tensor [B, 3]. Dicts of tensors become one dict of stacked tensors where
+    names, shapes and types are the same, else a list.
 
     Args:
         samples: Samples with the same fields.
@@ -42,6 +41,8 @@ def _column(name: str, values: list[Any]) -> Any:
         return torch.tensor(values, dtype=torch.int64)
     values = [_tensor(v) if isinstance(v, np.ndarray) else v for v in values]
     first = values[0]
+    if isinstance(first, dict) and first and all(_alike(v, first) for v in values):
+        return {key: torch.stack([v[key] for v in values]) for key in first}
     if all(isinstance(v, torch.Tensor) for v in values):
         same = all(v.shape == first.shape and v.dtype == first.dtype for v in values)
         return torch.stack(values) if same else values
@@ -51,6 +52,21 @@ def _column(name: str, values: list[Any]) -> Any:
         whole = all(isinstance(v, int | np.integer) for v in values)
         return torch.tensor(values, dtype=torch.int64 if whole else torch.float32)
     return values
+
+
+def _alike(value: Any, first: dict[str, Any]) -> bool:
+    """Return whether a value is a dict of tensors of the same names, shapes and types."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == first.keys()
+        and all(
+            isinstance(v, torch.Tensor)
+            and isinstance(w := first[key], torch.Tensor)
+            and v.shape == w.shape
+            and v.dtype == w.dtype
+            for key, v in value.items()
+        )
+    )
 
 
 def _tensor(array: np.ndarray) -> Any:

@@ -1,5 +1,6 @@
 """Begin the work half: images to uint8 tensors, texts to str."""
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -9,18 +10,21 @@ import torch
 
 from ..transforms.latent_cache import LatentCache
 from .captions import check_pick
+from .crops import Crops
 from .decode_fields import ARRAYS, CaptionField, decode_field, kind
 from .decode_image import DecodePolicy, decode, probe
 from .decode_pixels import DecodedImages
 from .draws import Draws
+from .entry_field import SAFETENSORS, read_field_entry
 from .errors import DataError
-from .geometry import Crop, cover_crop, crop_top_left, resized_crop
+from .geometry import Crop, crop_top_left
 from .latents import LatentRows, Region, blank, finish
 from .pipe import Pipe
 from .read import read_value
 from .sample import UNLOADED, Extent, Sample, Stored, Typed
 from .shard_index import image_field
-from .work import Decoding, Slot
+from .slot import Slot
+from .work import Decoding
 
 
 class Decoder(Decoding):
@@ -28,7 +32,12 @@ class Decoder(Decoding):
 
     ``image`` is uint8 [3, H, W], RGB, upright; ``caption`` is str. Other fields are decoded by
     their extension: ``json`` to what it holds, ``npy`` to an array (never a pickle), ``cls`` to
-    int, the rest stays bytes. ``.select()`` keeps fields that nobody needs from being read.
+    int, ``safetensors`` to a dict of tensors, the rest stays bytes. ``.select()`` keeps fields that
+    nobody needs from being read.
+
+    The entries of an `EntryStore` are decoded without their images, under the name that they have
+    in themselves, such as ``latents``; the sizes that were given to the bucketer when they were
+    made must be those that it is given now.
 
     Where a bucketer stands before, or ``size`` is given, the image is resized to cover that size
     with antialiasing, cropped, flipped, and written straight into the batch's tensor. With it come
@@ -56,6 +65,10 @@ class Decoder(Decoding):
             uint8 [1, H, W], too.
         icc: Convert images with a colour profile to sRGB.
         max_pixels: A larger image is bad data (a decompression bomb).
+        variants: Number of fixed crops of each sample, of which each visit draws one: what is made
+            of them can then be kept in a cache, filled beforehand. A crop depends on its number, on
+            the sample's key and the base name of its shard alone. Flips are drawn apart, at their
+            exact probability. None: crops are new at each visit. Centre crops need none.
         keep_in_memory: Bytes of decoded images that each worker keeps, so that those of a small
             data set are decoded once (4 bytes a pixel, of JPEGs at the scale they are needed in).
             It changes no pixel.
@@ -82,17 +95,12 @@ class Decoder(Decoding):
         icc: bool = True,
         max_pixels: int = 178_956_970,
         keep_in_memory: int = 0,
+        variants: int | None = None,
         latents: LatentCache | None = None,
     ) -> None:
-        if crop not in ("center", "random", "resized"):
-            raise ValueError(f"crop must be 'center', 'random' or 'resized', got {crop!r}")
-        if not 0 <= flip <= 1:
-            raise ValueError(f"flip is a probability from 0 to 1, got {flip}")
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"scale is two growing shares of the area in (0, 1], got {scale}")
-        if ratio is not None and not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"ratio is two growing positive numbers, got {ratio}")
         check_pick(caption_pick)
+        self.variants = variants
+        self.crops = Crops(crop, scale, ratio, flip, variants)
         self.source: Pipe = source
         self.size = size
         self.fixed = None if size is None else _sides(size)
@@ -119,10 +127,8 @@ class Decoder(Decoding):
     def arguments(self) -> dict[str, Any]:
         # What is kept in memory is no difference; of a cache, the encoder is.
         own = {k: v for k, v in super().arguments().items() if k != "keep_in_memory"}
-        if self.latents is None:
-            del own["latents"]
-            return own
-        return {**own, "latents": self.latents.digest}
+        own["latents"] = None if self.latents is None else self.latents.digest
+        return own if self.crops.only is None else {**own, "at_variant": self.crops.only}
 
     def image_size(self) -> tuple[int, int] | None:
         return self.fixed
@@ -162,11 +168,16 @@ class Decoder(Decoding):
             for k, v in sample.items()
             if k != taken and not k.startswith("__image") and not isinstance(v, UNLOADED)
         }
+        entries = []
         for field in fields:
             if field == name:
                 self._image(field, sample, draws, slot, out)
+            elif kind(field) == SAFETENSORS and not isinstance(sample[field], Typed):
+                entries.append(field)
             elif field != taken:
                 out[field] = decode_field(field, sample[field])
+        for field in entries:
+            self._entry(field, sample[field], slot, out)
         if caption is not None:
             out["caption"] = caption
         return out
@@ -203,7 +214,7 @@ class Decoder(Decoding):
         out["target_size"] = np.array(target, np.int64)
         out["flipped"] = found.flip
         if self.rows is not None:
-            self.rows.add(found, sample, out)
+            self.rows.add(found, sample, out, slot)
 
     def _region(
         self, value: Extent | Stored | bytes, size: tuple[int, int] | None, draws: Draws
@@ -216,21 +227,36 @@ class Decoder(Decoding):
         target = size or original
         return Region(data, original, target, *self._crop(original, target, draws))
 
+    def _entry(self, field: str, value: Extent | Stored | bytes, slot: Slot, out: Sample) -> None:
+        try:
+            made = read_field_entry(field, value, slot, slot.size)
+            name = next(iter(made))
+            if name in out:
+                raise DataError(f"its entry would be called {name!r}, as another field is")
+        except DataError as error:
+            raise DataError(f"field {field!r}: {error}") from error
+        for key, part in made.items():
+            out.setdefault(key, part)  # an image's own sizes, where there is one, are those
+
     def _crop(
         self, original: tuple[int, int], target: tuple[int, int], draws: Draws
     ) -> tuple[Crop, bool]:
         """Return which region of the original becomes the image, and whether it is mirrored."""
-        flip = draws.uniform("decode.flip") < self.flip
-        if self.crop == "resized":
-            numbers = partial(draws.uniform, "decode.crop")
-            region = resized_crop(
-                original, target, scale=self.scale, ratio=self.ratio, draws=numbers
-            )
-            return region, flip
-        anchor = (0.5, 0.5)
-        if self.crop == "random":
-            anchor = (draws.uniform("decode.top"), draws.uniform("decode.left"))
-        return cover_crop(original, target, anchor=anchor), flip
+        return self.crops.draw(original, target, draws)
+
+    def at_variant(self, variant: int | None, flip: bool = False) -> "Decoder":
+        """Return this pipe with the crop and the flip of every visit fixed, to fill a cache.
+
+        Args:
+            variant: Number of the crop, below ``variants``; None with ``crop="center"``.
+            flip: Whether the image is mirrored.
+
+        Raises:
+            ValueError: No visit has this crop and flip, or ``variants`` is None.
+        """
+        fixed = copy.copy(self)
+        fixed.crops = self.crops.at(variant, flip)
+        return fixed
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

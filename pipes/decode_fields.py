@@ -4,13 +4,25 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 
-from .captions import CAPTIONS, choose_caption, decode_text, parse_json
+from ..transforms.entry_bytes import read_entry
+from .captions import (
+    CAPTIONS,
+    caption_candidates,
+    decode_text,
+    parse_json,
+    pick_caption,
+    pick_outcomes,
+    read_json_field,
+)
 from .draws import Draws
+from .entry_field import SAFETENSORS
 from .errors import DataError, MissingData
+from .outcomes import Outcomes
 from .read import read_field
 from .sample import UNLOADED, Extent, Sample, Stored, Typed
 
@@ -30,8 +42,8 @@ def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
     """Return a field's value, decoded by its extension.
 
     ``json`` gives what it holds, ``npy``, ``img_emb`` and ``text_emb`` an array, ``cls`` and
-    ``index`` an int, ``txt`` and ``text`` a str, anything else bytes. A `Typed` field gives its own
-    value. Nothing is ever unpickled.
+    ``index`` an int, ``txt`` and ``text`` a str, ``safetensors`` tensors by name, anything else
+    bytes. A `Typed` field gives its own value. Nothing is ever unpickled.
 
     Raises:
         DataError: The bytes are not what the extension says, or are a pickle of torch's.
@@ -54,6 +66,8 @@ def decode_field(name: str, value: Extent | Stored | bytes) -> Any:
             return int(data)
         if ending in ARRAYS:
             return _array(data)
+        if ending == SAFETENSORS:
+            return read_entry(bytearray(data))
     except (ValueError, RecursionError) as error:
         raise DataError(f"field {name!r} is no {ending}: {error}") from error
     return data
@@ -91,27 +105,49 @@ class CaptionField:
         Raises:
             DataError: The named field is missing, or holds no text.
         """
+        field, candidates = self.candidates(sample)
+        if candidates is None:
+            return field, self.default
+        caption = pick_caption(candidates, self.pick, draws=draws)
+        return field, caption or self.default or caption
+
+    def outcomes(self, sample: Sample) -> Outcomes[str] | None:
+        """Return the captions that `read` may take, each with its weight; None: there is none.
+
+        Raises:
+            DataError: As `read`.
+        """
+        _, candidates = self.candidates(sample)
+        if candidates is None:
+            return None if self.default is None else [(Fraction(1), self.default)]
+        found = pick_outcomes(candidates, self.pick)
+        return [(weight, caption or self.default or caption) for weight, caption in found]
+
+    def candidates(self, sample: Sample) -> tuple[str | None, list[str] | None]:
+        """Return the field (None: it is not the caption alone), and its captions, if it is there.
+
+        Raises:
+            DataError: As `read`.
+        """
         field, inner = self._find(sample)
         if field is None:
-            return None, self.default
+            return None, None
         try:
             value = _caption_value(field, sample[field], inner)
-            if inner is not None and inner not in value and self.default is not None:
-                return None, self.default
-            caption = choose_caption(
-                value, pick=self.pick, lines=self.lines, draws=draws, json_field=inner
-            )
+            if inner is not None:
+                if inner not in value and self.default is not None:
+                    return None, None
+                value = read_json_field(value, inner)
+            candidates = caption_candidates(value, lines=self.lines)
         except MissingData:
             if self.default is not None:
-                return field, self.default
+                return field, None
             raise
         except DataError as error:
             if str(error).startswith(f"field {field!r}"):
                 raise
             raise DataError(f"field {field!r}: {error}") from error
-        if not caption and self.default is not None:
-            caption = self.default
-        return (field if inner is None else None), caption
+        return (field if inner is None else None), candidates
 
     def _find(self, sample: Sample) -> tuple[str | None, str | None]:
         """Return the field and, in a JSON object, the name within it."""
@@ -142,8 +178,10 @@ def find_field(name: str, sample: Sample) -> tuple[str | None, str | None]:
 
 
 def _caption_value(field: str, value: Any, inner: str | None) -> Any:
-    """Return what `choose_caption` takes: an object where ``inner`` names a field in it."""
-    if isinstance(value, UNLOADED):
+    """Return what `caption_candidates` takes; an object where ``inner`` names a field in it."""
+    if isinstance(value, Typed):
+        value = decode_field(field, value)
+    elif isinstance(value, UNLOADED):
         parsed = inner is None and kind(field) == "json"
         value = decode_field(field, value) if parsed else read_field(field, value)
     if inner is not None:

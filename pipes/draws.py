@@ -57,6 +57,7 @@ def permutation(n: int, key: int) -> np.ndarray:
 
 
 _PURPOSES: dict[str, int] = {}
+_VARIANT = hash_text("variant")
 
 
 class Draws:
@@ -64,19 +65,40 @@ class Draws:
 
     Two draws of one purpose are told apart by ``n``. The same (seed, ref, purpose, n) always gives
     the same number.
+
+    Args:
+        seed: The graph's seed.
+        ref: The visit.
+        name: The sample's identity, for `variant`: the base name of its shard, and its key.
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_key", "_name", "_nth")
 
-    def __init__(self, seed: int, ref: Ref) -> None:
+    def __init__(self, seed: int, ref: Ref, name: tuple[str, str] | None = None) -> None:
         self._key = hash64(seed, *ref)
+        self._name = name
+        self._nth = 0
 
     def of(self, nth: int) -> "Draws":
         """Return the draws of the nth pipe of a kind: these for 0, others for each other number."""
         if nth == 0:
             return self
+        return self._with(hash64(self._key, nth), nth)
+
+    def variant(self, k: int) -> "Draws":
+        """Return the draws of the sample's variant ``k``: the same at each visit, with any seed.
+
+        They depend on the sample's name, on ``k`` and on what `of` was given, and on nothing else:
+        neither on the shard's number nor on how many variants there are.
+        """
+        if self._name is None:
+            raise ValueError("draws have variants where they are given the sample's name")
+        name = map(hash_text, self._name)
+        return self._with(hash64(_VARIANT, *name, self._nth, k), self._nth)
+
+    def _with(self, key: int, nth: int) -> "Draws":
         other = Draws.__new__(Draws)
-        other._key = hash64(self._key, nth)
+        other._key, other._name, other._nth = key, self._name, nth
         return other
 
     def bits(self, purpose: str, n: int = 0) -> int:

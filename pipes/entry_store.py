@@ -10,6 +10,7 @@ from typing import Any
 from ..transforms.entry import Tensors
 from ..transforms.entry_bytes import entry_bytes
 from .cache_room import parse_size
+from .entry_field import pixel_metadata
 from .entry_files import list_shards
 from .entry_manifest import read_manifest, write_manifest
 from .entry_part import PART, EntryPart
@@ -33,9 +34,10 @@ class EntryStore(EntryReader):
     fields ``json`` and ``safetensors``), beside each an index (made again where it is lost),
     ``.tar.part`` what is being written, and ``manifest.json``. It may be moved and copied.
 
-    Where ``about`` has ``field`` (a str) or ``target_size`` ((height, width) in pixels, or such as
-    ``"1024x768"``), they go into the tensors' own metadata too: shards are then a data set, whose
-    ``.decode()`` calls the tensors by that name, and whose bucketers know the size.
+    Where ``about`` has ``field`` (a name), ``target_size``, ``original_size``, ``crop_top_left``
+    (two whole numbers each, height before width) or ``flipped``, they go into the tensors' own
+    metadata too: shards are then a data set, whose ``.decode()`` gives the tensors by that name,
+    and the others with them, and whose bucketers know the size.
 
     A store is pickled as its arguments. Forked children share its index, and write shards of their
     own.
@@ -83,7 +85,7 @@ class EntryStore(EntryReader):
         if self._find(number) is not None:
             return
         now = time.time()
-        data = entry_bytes(tensors, _metadata(about))
+        data = entry_bytes(tensors, pixel_metadata(about))
         own = {OWN: {"source": source, "time": now}}
         said = json.dumps({**about, **own}, allow_nan=False).encode()
         if len(data) > MOST_DATA or len(said) > MOST_ABOUT:
@@ -216,16 +218,3 @@ def _all(name: str) -> bool:
 
 def _stem(path: str) -> str:
     return os.path.basename(path).removesuffix(PART).removesuffix(".tar")
-
-
-def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the tensors' own metadata says."""
-    found = {}
-    if isinstance(name := about.get("field"), str):
-        found["field"] = name
-    size = about.get("target_size")
-    if isinstance(size, list | tuple) and len(size) == 2:
-        size = f"{size[0]}x{size[1]}"
-    if isinstance(size, str):
-        found["target_size"] = size
-    return found

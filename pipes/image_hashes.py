@@ -137,9 +137,9 @@ class ImageHashes:
     def _append(self, place: bytes, facts: ImageFacts) -> None:
         if self.path is None:
             return
-        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
         # A memory that cannot be written is no reason to stop: the file is hashed again.
         with suppress(OSError):
+            os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
             fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 os.write(fd, _row(place, facts).tobytes())

@@ -12,6 +12,7 @@ import numpy as np
 
 from .beside import SIDECAR, index_beside, successes_beside
 from .cached_shard import CachedShard
+from .entry_field import entry_size
 from .errors import DataError
 from .image_size import read_image_size
 from .local_file import cache_root, in_place
@@ -231,17 +232,22 @@ def _made(url: str, path: str, index: ShardIndex | None, image_sizes: bool) -> S
 
 
 def _measure(index: ShardIndex, path: str) -> ShardIndex:
-    """Return ``index`` with the sizes of all images, read from their headers."""
+    """Return ``index`` with the sizes of all images, read from their headers.
+
+    An entry of a cache, where there is no image, has the size of the pixels that it was made of.
+    """
     sizes = np.zeros((len(index), 2), dtype=np.int32)
     errors: dict[int, str] = {}
     fd = os.open(path, os.O_RDONLY)
     try:
         for i in range(len(index)):
-            found = index.image_extent(i)
-            if found is None:
-                continue
+            image = index.image_extent(i)
+            entry = index.entry_extent(i) if image is None else None
             try:
-                sizes[i] = read_image_size(Extent(path, found[1], found[2]), fd)
+                if image is not None:
+                    sizes[i] = read_image_size(Extent(path, image[1], image[2]), fd)
+                elif entry is not None:
+                    sizes[i] = entry_size(Extent(path, *entry), fd) or 0
             except DataError as err:
                 sizes[i] = -1
                 errors[i] = str(err)

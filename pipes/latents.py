@@ -12,14 +12,13 @@ from ..transforms.entry_rows import pack_rows
 from ..transforms.latent_cache import RECORDS, LatentCache
 from ..transforms.pixel_sums import row_sums
 from . import decode_image
-from .captions import caption_candidates, read_json_field
-from .decode_fields import CaptionField, _caption_value
+from .decode_fields import CaptionField
 from .decode_image import DecodePolicy, probe
-from .errors import MissingData
 from .geometry import Crop
 from .image_facts import ImageFacts
 from .image_hashes import ImageHashes
 from .sample import KEY, URL, Extent, Sample, Stored
+from .slot import Slot
 from .urls import base_name
 
 HASHES: Final = "image_hashes.bin"
@@ -125,20 +124,21 @@ class LatentRows:
         hit, entry = self.cache.look(name)
         return Region(None, original, target, crop, flip, inputs, name, hit, entry)
 
-    def add(self, region: Region, sample: Sample, out: Sample) -> None:
+    def add(self, region: Region, sample: Sample, out: Sample, slot: Slot) -> None:
         """Put what was found, and what there is to say of it, into a sample.
 
         Args:
             region: From `find`.
             sample: As it was read: its captions go with the entry.
             out: The sample with its image decoded; where the entry was found, it gets no pixels.
+            slot: Its place in the batch, into which what was found is copied.
         """
         source = f"{base_name(sample[URL])}/{sample[KEY]}"
         about = None if region.hit else self._about(region, sample, out)
         record = self.cache.record(region.name, source, region.hit, about)
         if not region.hit:
             record["pixels"] = row_sums(out["image"])
-        out["latents"] = region.entry
+        out["latents"] = None if region.entry is None else _placed(region.entry, slot)
         out[RECORDS] = record
 
     def _about(self, region: Region, sample: Sample, out: Sample) -> dict[str, Any]:
@@ -155,6 +155,15 @@ class LatentRows:
             "caption": candidates(self.captions, sample),
             "ingredients": self.cache.ingredients(region.inputs),
         }
+
+
+def _placed(entry: Tensors, slot: Slot) -> Tensors:
+    """Return an entry in the batch's own memory, where it fits there."""
+    placed = {}
+    for name, value in entry.items():
+        row = slot.row(("latents", name), tuple(value.shape), value.dtype)
+        placed[name] = value if row is None else row.copy_(value)
+    return placed
 
 
 def blank(place: torch.Tensor | None, size: Size) -> torch.Tensor:
@@ -188,17 +197,6 @@ def candidates(captions: CaptionField, sample: Sample) -> list[str]:
     Raises:
         DataError: The field holds no text.
     """
-    field, inner = captions._find(sample)
+    _, found = captions.candidates(sample)
     none = [] if captions.default is None else [captions.default]
-    if field is None:
-        return none
-    try:
-        value = _caption_value(field, sample[field], inner)
-        if inner is not None:
-            if inner not in value:
-                return none
-            value = read_json_field(value, inner)
-        found = caption_candidates(value, lines=captions.lines)
-    except MissingData:
-        return none
-    return found if any(found) else none or found
+    return none if found is None or (none and not any(found)) else found

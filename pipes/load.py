@@ -7,7 +7,8 @@ from .draws import Draws
 from .pipe import Pipe
 from .read import read_field
 from .sample import UNLOADED, Sample, Typed
-from .work import Decoding, Slot
+from .slot import Slot
+from .work import Decoding
 
 
 class FieldLoader(Decoding):

@@ -12,7 +12,8 @@ import torch
 from .draws import Draws
 from .pipe import Pipe
 from .sample import Sample
-from .work import Slot, WorkPipe
+from .slot import Slot
+from .work import WorkPipe
 
 
 class Mapper(WorkPipe):
@@ -28,15 +29,25 @@ class Mapper(WorkPipe):
     Args:
         source: Pipe of the work half.
         fn: ``fn(sample)`` or ``fn(sample, rng)``; returns the sample. It may raise `DataError`.
+        keeps_caption: Say that ``fn`` leaves ``caption`` as it is, so that the graph's captions can
+            be listed (`caption_variants`). Where it does not, that is an error.
     """
 
-    def __init__(self, source: Pipe, fn: Callable[..., Sample]) -> None:
+    def __init__(
+        self, source: Pipe, fn: Callable[..., Sample], *, keeps_caption: bool = False
+    ) -> None:
         _check_callable("map", fn)
         self.source: Pipe = source
         self.fn = fn
+        self.keeps_caption = keeps_caption
         self._takes_rng = takes_rng(fn)
 
+    def arguments(self) -> dict[str, Any]:
+        # What is promised of the function is no difference.
+        return {k: v for k, v in super().arguments().items() if k != "keeps_caption"}
+
     def work(self, sample: Sample, draws: Draws, slot: Slot) -> Sample:
+        before = sample.get("caption")
         with seeded(draws.bits("map")):
             out = (
                 self.fn(sample, rng=draws.generator("map.rng"))
@@ -46,6 +57,11 @@ class Mapper(WorkPipe):
         if not isinstance(out, dict):
             raise TypeError(
                 f"a mapped function must return the sample, a dict; got {type(out).__name__}"
+            )
+        if self.keeps_caption and out.get("caption") != before:
+            raise ValueError(
+                f".map(…, keeps_caption=True): the function made {out.get('caption')!r:.80} of the "
+                f"caption {before!r:.80}; leave keeps_caption=True out"
             )
         return out
 

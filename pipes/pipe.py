@@ -4,14 +4,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from .node import Node
+from .caption_methods import CaptionMethods
 
 if TYPE_CHECKING:
     from ..transforms.latent_cache import LatentCache
     from .loader import ElasticDataLoader
 
 
-class Pipe(Node):
+class Pipe(CaptionMethods):
     """A pipe: what to do to the samples of its source, and the methods that put a pipe behind it.
 
     Up to ``.decode()`` (or ``.load()``) pipes decide the order; from there on they do the work.
@@ -206,6 +206,7 @@ class Pipe(Node):
         icc: bool = True,
         max_pixels: int = 178_956_970,
         keep_in_memory: int = 0,
+        variants: int | None = None,
         latents: "LatentCache | None" = None,
     ) -> "Pipe":
         """Begin the work half: images to uint8 tensors, texts to str; see `Decoder`."""
@@ -228,34 +229,17 @@ class Pipe(Node):
             icc=icc,
             max_pixels=max_pixels,
             keep_in_memory=keep_in_memory,
+            variants=variants,
             latents=latents,
         )
 
-    def shuffle_caption(self, *, separator: str = ",", keep: int = 0, p: float = 1.0) -> "Pipe":
-        """Shuffle the parts of each caption but the first ``keep``, with probability ``p``."""
-        from .caption import CaptionShuffler
-
-        return CaptionShuffler(self, separator=separator, keep=keep, p=p)
-
-    def drop_caption(
-        self, p: float = 0.1, *, parts: float = 0.0, separator: str = ",", keep: int = 0
+    def map(  # type: ignore[override]
+        self, fn: Callable[..., dict[str, Any]], *, keeps_caption: bool = False
     ) -> "Pipe":
-        """Empty whole captions with probability ``p``, drop parts with probability ``parts``."""
-        from .caption import CaptionDropper
-
-        return CaptionDropper(self, p, parts=parts, separator=separator, keep=keep)
-
-    def affix_caption(self, *, prefix: str = "", suffix: str = "", trigger: str = "") -> "Pipe":
-        """Put a prefix, a suffix or a trigger phrase to each caption."""
-        from .caption import CaptionAffixer
-
-        return CaptionAffixer(self, prefix=prefix, suffix=suffix, trigger=trigger)
-
-    def map(self, fn: Callable[..., dict[str, Any]]) -> "Pipe":  # type: ignore[override]
         """Apply ``fn`` to each SAMPLE (for whole batches: ``transform``); see `Mapper`."""
         from .map import Mapper
 
-        return Mapper(self, fn)
+        return Mapper(self, fn, keeps_caption=keeps_caption)
 
     def transform(self, t: Callable[..., Any]) -> "Pipe":
         """Apply ``t`` to each BATCH (for single samples: ``map``); see `Transformer`."""

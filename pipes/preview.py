@@ -60,5 +60,5 @@ def _unloaded(graph: Graph, n: int) -> list[dict[str, Any]]:
 def _first(value: Any) -> Any:
     """Return the only sample's value of a batch's field."""
     if isinstance(value, dict):
-        return {name: one[0] for name, one in value.items()}
+        return {key: tensor[0] for key, tensor in value.items()}
     return value if isinstance(value, int) else value[0]

@@ -88,6 +88,17 @@ def read_extent(extent: Extent) -> bytes:
     return b"".join(parts)
 
 
+def open_extent(extent: Extent) -> int | None:
+    """Return the open file of an extent that lies in place, to be used before the next call.
+
+    None where the file may have gone, and the extent is read by `read_extent`.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    return None if extent.path in _READERS else _FILES.descriptor(extent.path)
+
+
 def read_field(name: str, value: Extent | Stored | bytes) -> bytes:
     """Return the bytes of a field; an error names it too."""
     try:

@@ -134,6 +134,13 @@ class ShardIndex:
         at = self._starts[i] + position
         return self._schemas[schema][position], self._offsets[at], self._sizes[at]
 
+    def entry_extent(self, i: int) -> tuple[int, int] | None:
+        """Return the (offset, size) of the cache's entry that sample ``i`` has, or None."""
+        for field, offset, size in self.members(i):
+            if field.rpartition(".")[2] == "safetensors":
+                return offset, size
+        return None
+
     def image_error(self, i: int) -> str | None:
         """Return why the image header of sample ``i`` could not be read, or None."""
         return self._errors.get(i)

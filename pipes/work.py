@@ -4,7 +4,6 @@ It is a pure function of the batch's refs and the seed, so any number of process
 none of it is ever in a checkpoint.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import chain
@@ -19,26 +18,11 @@ from .errors import DataError, name_sample
 from .order import Batch, Skipped
 from .pipe import Pipe
 from .sample import KEY, REF, URL, Ref, Sample
+from .slot import BatchMemory, Slot
+from .urls import base_name
 
 BATCH = "__batch__"
 FILLED = "__filled__"
-
-
-class Slot:
-    """A sample's place in the batch that is being made.
-
-    Attributes:
-        size: (height, width) that its image gets; None: its own.
-        image: Its part of the batch's tensor, uint8 [3, H, W]; None where sizes differ.
-        mask: Its part of the batch's masks, uint8 [1, H, W], where masks are kept.
-    """
-
-    __slots__ = ("image", "mask", "size")
-
-    def __init__(self, size: tuple[int, int] | None) -> None:
-        self.size = size
-        self.image: torch.Tensor | None = None
-        self.mask: torch.Tensor | None = None
 
 
 class WorkPipe(Pipe):
@@ -87,6 +71,11 @@ class Decoding(WorkPipe):
         return batch
 
 
+def numbered(pipes: list[WorkPipe]) -> list[tuple[WorkPipe, int]]:
+    """Return each pipe with how many of its kind stand before it: two of a kind draw apart."""
+    return [(p, sum(type(q) is type(p) for q in pipes[:i])) for i, p in enumerate(pipes)]
+
+
 class Workshop:
     """Runs a graph's work half on one batch after another.
 
@@ -104,10 +93,8 @@ class Workshop:
         first = pipes[0]
         assert isinstance(first, Decoding)
         self.decoding = first
-        # Each with how many of its kind stand before it, so that two of a kind draw apart.
-        nth = [sum(type(q) is type(p) for q in pipes[:i]) for i, p in enumerate(pipes)]
-        self.per_sample = [(p, n) for p, n in zip(pipes, nth, strict=True) if p.per == "sample"]
-        self.per_batch = [(p, n) for p, n in zip(pipes, nth, strict=True) if p.per == "batch"]
+        self.per_sample = [(p, n) for p, n in numbered(pipes) if p.per == "sample"]
+        self.per_batch = [(p, n) for p, n in numbered(pipes) if p.per == "batch"]
         self.seed = seed
         self.on_error = on_error
         self.shared = shared
@@ -184,21 +171,9 @@ class Workshop:
 
     def _slots(self, batch: Batch) -> list[Slot]:
         size = batch.size or self.decoding.image_size()
-        slots = [Slot(size) for _ in batch.refs]
-        if size is not None:
-            images = self._empty((len(slots), 3, *size))
-            masks = self._empty((len(slots), 1, *size)) if self.decoding.masks() else None
-            for i, slot in enumerate(slots):
-                slot.image = images[i]
-                slot.mask = None if masks is None else masks[i]
-            self._images, self._masks = images, masks
-        return slots
-
-    def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
-        if not self.shared:
-            return torch.empty(shape, dtype=torch.uint8)
-        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-        return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
+        self._memory = BatchMemory(len(batch.refs), self.shared)
+        masked = self.decoding.masks()
+        return [Slot(size, self._memory, i, masked) for i in range(len(batch.refs))]
 
     def _begun(self, ref: Ref, resolve: Callable[[Ref], Sample]) -> Sample | DataError:
         """Return sample ``ref``, or what is wrong with it."""
@@ -219,8 +194,8 @@ class Workshop:
 
     def _sample(self, sample: Sample, ref: Ref, place: Ref, slot: Slot) -> Sample:
         """Return a sample, ``ref``, with all work done, under the draws of ``place``."""
-        draws = Draws(self.seed, place)
         url, key = sample[URL], sample[KEY]
+        draws = Draws(self.seed, place, (base_name(url), key))
         try:
             for pipe, nth in self.per_sample:
                 sample = pipe.work(sample, draws.of(nth), slot)
@@ -236,16 +211,23 @@ class Workshop:
     def _finish(
         self, g: int, batch: Batch, samples: list[Sample], slots: list[Slot], filled: list[int]
     ) -> dict[str, Any]:
-        ready: dict[str, torch.Tensor] = {}
-        for name, whole in (("image", "_images"), ("mask", "_masks")):
-            parts = [getattr(slot, name) for slot in slots]
-            if all(p is not None and s.get(name) is p for p, s in zip(parts, samples, strict=True)):
-                ready[name] = getattr(self, whole)
+        ready: dict[str, Any] = {}
+        for name, first in samples[0].items():
+            if not isinstance(first, torch.Tensor | dict):
+                continue
+            if all(p.holds(name, s.get(name)) for p, s in zip(slots, samples, strict=True)):
+                ready[name] = self._whole(name, first)
         out = self.decoding.finish(collate(samples, ready))
         out[BATCH] = g
         if self.on_error == "skip":
             out[FILLED] = filled
         return self._transform(out, batch.refs[0])
+
+    def _whole(self, name: str, first: Any) -> Any:
+        """Return a field of the batch whose rows are in the batch's memory."""
+        if isinstance(first, dict):
+            return {key: self._memory.whole((name, key)) for key in first}
+        return self._memory.whole(name)
 
     def _transform(self, out: dict[str, Any], first: Ref) -> dict[str, Any]:
         kept = {k: v for k, v in out.items() if k.startswith("__")}

@@ -83,18 +83,7 @@ def tiny_flux_pipeline(variant: Literal["dev", "schnell"] = "dev", seed: int = 0
             scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
                 shift=3.0 if dev else 1.0, use_dynamic_shifting=dev
             ),
-            vae=diffusers.AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                block_out_channels=(8, 8, 8, 8),
-                layers_per_block=1,
-                norm_num_groups=4,
-                latent_channels=16,
-                scaling_factor=FLUX_SCALE,
-                shift_factor=FLUX_SHIFT,
-                use_quant_conv=False,
-                use_post_quant_conv=False,
-            ),
+            vae=_vae(diffusers),
             text_encoder=_clip(tokenizer),
             tokenizer=tokenizer,
             text_encoder_2=_t5(tokenizer_2),
@@ -111,6 +100,31 @@ def tiny_flux_pipeline(variant: Literal["dev", "schnell"] = "dev", seed: int = 0
                 axes_dims_rope=(4, 6, 6),
             ),
         )
+
+
+def tiny_flux_vae(seed: int = 0) -> Any:
+    """Return the tiny pipeline's VAE alone: diffusers' AutoencoderKL, on the CPU, in ``eval()``."""
+    import torch
+
+    diffusers: Any = import_module("diffusers")
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)  # type: ignore[attr-defined]
+        return _vae(diffusers).eval()
+
+
+def _vae(diffusers: Any) -> Any:
+    return diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=16,
+        scaling_factor=FLUX_SCALE,
+        shift_factor=FLUX_SHIFT,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
 
 
 def _clip(tokenizer: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 from .cache import Cache, Encoder, Record
 from .entry import Store, Tensors
 from .entry_rows import Fields, stack_rows, unpack_rows
+from .explain import differences, in_words
 from .held import Hold
 from .pixel_sums import denormalized, row_sums
 from .posterior import draw_latents
@@ -147,12 +148,27 @@ class LatentCache(Cache):
         if records is not None:
             chunk = getattr(self.encoder, "batch_size", None)
             return self.whole(found, records, lambda rows: self._encode(batch, rows), device, chunk)
-        if isinstance(found, dict):  # a cache's shards, read as a data set
+        # A cache's shards, read as a data set.
+        for told in batch.get("json", ()):
+            self._check_own(told)
+        if isinstance(found, dict):
             return {k: v if device is None else v.to(device) for k, v in found.items()}
         entries = [entry for entry in unpack_rows(found, len(found)) if entry is not None]
         if len(entries) < len(found):
             raise ValueError("a row of the batch has no latents")
         return stack_rows(entries, device)
+
+    def _check_own(self, told: Any) -> None:
+        """Refuse an entry that says it is another encoder's: several may lie in one folder."""
+        made = told.get("ingredients") if isinstance(told, Mapping) else None
+        if isinstance(made, Mapping) and made.get("encoder") != self.about:
+            wrong = in_words(
+                differences({"encoder": made.get("encoder")}, {"encoder": self.about}), self.words
+            )
+            raise ValueError(
+                f"the entry of {told.get('url')}/{told.get('key')} is not this encoder's: {wrong}; "
+                "filter the shards for it, or prune the store of the others"
+            )
 
     def _encode(self, batch: Batch, rows: list[int]) -> list[Tensors]:
         """Return the entries of these rows, of their pixels."""
@@ -185,7 +201,7 @@ class LatentCache(Cache):
                 "the sample tells nothing of its latents: take it from pipe.preview(), of a pipe "
                 "with .decode(latents=cache)"
             )
-        each: list[Record] = [records] if isinstance(records, Mapping) else records
+        each: list[Record] = [records] if isinstance(records, dict) else records
         return "\n".join(self.explain_record(record) for record in each)
 
 

@@ -74,7 +74,7 @@ class LatentEncoder:
         if isinstance(vae, torch.nn.Module):
             first = next(vae.parameters(), None)
             self.compute = compute or (torch.float32 if first is None else first.dtype)
-            self._encode = vae.encode if hasattr(vae, "encode") else vae
+            self._encode = getattr(vae, "encode", vae)
         else:
             if fingerprint is None:
                 raise ValueError(

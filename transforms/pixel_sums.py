@@ -13,7 +13,7 @@ def row_sums(pixels: torch.Tensor) -> int:
     for axis in (1, 2):
         lines = pixels.sum(axis, dtype=torch.int64).flatten()
         weights = torch.arange(1, len(lines) + 1, device=lines.device)
-        total += int((lines * weights).sum())
+        total = 31 * total + int((lines * weights).sum())  # the axes are not alike
     return total
 
 

@@ -7,17 +7,12 @@ from hypothesis import strategies as st
 from penstock.pipes.captions import (
     add_affixes,
     caption_candidates,
-    check_parts,
     check_pick,
     choose_caption,
     decode_text,
-    drop_caption,
-    drop_parts,
     parse_json,
     pick_caption,
     read_json_field,
-    shuffle_parts,
-    split_parts,
 )
 from penstock.pipes.draws import Draws
 from penstock.pipes.errors import DataError
@@ -149,78 +144,6 @@ def test_what_is_picked_is_there(candidates, weights, draws):
         assert picked or not any(candidates)
 
 
-# Shuffling and dropping
-
-
-def test_shuffle_by_hand(draws):
-    assert shuffle_parts("a", draws=draws) == "a"
-    assert shuffle_parts("", draws=draws) == ""
-    assert shuffle_parts("a,b", keep=1, draws=draws) == "a,b"
-    assert shuffle_parts("a,b", keep=9, draws=draws) == "a,b"
-    seen = {shuffle_parts("a, b ,,c,", keep=1, draws=d) for d in MANY[:99]}
-    assert seen == {"a, b, c", "a, c, b"}
-    assert {shuffle_parts("a. b", separator=". ", draws=d) for d in MANY[:99]} == {"a. b", "b. a"}
-    assert {shuffle_parts("a||b", separator="||", draws=d) for d in MANY[:99]} == {"a|| b", "b|| a"}
-
-
-@given(WORDS, st.integers(0, 10), st.sampled_from([",", "|", ";;", ", "]), DRAWS)
-def test_shuffle_is_a_permutation_that_keeps_the_first(words, keep, separator, draws):
-    caption = separator.join(words)
-    before = split_parts(caption, separator)
-    shuffled = shuffle_parts(caption, separator=separator, keep=keep, draws=draws)
-    after = split_parts(shuffled, separator)
-    assert sorted(after) == sorted(before)
-    assert after[:keep] == before[:keep]
-    assert shuffled == shuffle_parts(caption, separator=separator, keep=keep, draws=draws)
-
-
-def test_every_order_is_as_likely():
-    count = Counter(shuffle_parts("x, a, b, c", keep=1, draws=d) for d in MANY)
-    assert len(count) == 6
-    assert all(abs(n - 4000 / 6) < 100 for n in count.values())
-
-
-def test_shuffle_probability():
-    changed = sum(shuffle_parts("a,b,c,d,e,f,g", p=0.3, draws=d) != "a,b,c,d,e,f,g" for d in MANY)
-    assert abs(changed - 1200) < 120
-
-
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
-def test_captions_are_dropped_at_their_rate(p):
-    dropped = sum(drop_caption("a", p=p, draws=d) == "" for d in MANY)
-    assert abs(dropped - 4000 * p) <= (0 if p in (0, 1) else 130)
-
-
-@pytest.mark.parametrize("p", [0.0, 0.2, 1.0])
-def test_parts_are_dropped_at_their_rate_each_by_itself(p):
-    left = [split_parts(drop_parts("k,a,b,c", keep=1, p=p, draws=d)) for d in MANY]
-    assert all(parts[0] == "k" for parts in left)
-    for part in "abc":
-        dropped = sum(part not in parts for parts in left)
-        assert abs(dropped - 4000 * p) <= (0 if p in (0, 1) else 110)
-    both = sum("a" not in parts and "b" not in parts for parts in left)
-    assert abs(both - 4000 * p * p) <= (0 if p in (0, 1) else 60)
-
-
-def test_dropping_at_the_edges(draws):
-    assert drop_parts("a,b", p=0, draws=draws) == "a,b"
-    assert drop_parts("a,b", p=1, draws=draws) == ""
-    assert drop_parts("", p=1, draws=draws) == ""
-    assert drop_parts("a|b|c", separator="|", keep=2, p=1, draws=draws) == "a| b"
-    assert drop_parts("a,b", keep=5, p=1, draws=draws) == "a,b"
-
-
-def test_draws_of_different_purposes_are_independent():
-    rows = [
-        (
-            drop_caption("a", p=0.5, draws=d) == "",
-            drop_caption("a", p=0.5, draws=d, purpose="2") == "",
-        )
-        for d in MANY
-    ]
-    assert all(abs(n - 1000) < 120 for n in Counter(rows).values())
-
-
 # Affixes
 
 
@@ -254,12 +177,3 @@ def test_picks_that_make_no_sense(pick):
 def test_arguments_that_make_sense():
     for pick in ("first", "random", [0, 1], (0.5,)):
         check_pick(pick)
-    check_parts(separator="; ", keep=0, p=1)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"separator": ""}, {"keep": -1}, {"p": 1.1}, {"p": float("nan")}]
-)
-def test_parts_that_make_no_sense(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        check_parts(**wrong)

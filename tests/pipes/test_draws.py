@@ -30,6 +30,27 @@ def test_draws_are_those_of_runs_that_were_saved_before():
     assert permutation(8, 12345).tolist() == [3, 7, 1, 4, 2, 6, 5, 0]
 
 
+def test_variants_are_those_of_caches_that_were_filled_before():
+    # Other numbers here mean that no visit finds what a cache holds.
+    draws = Draws(3, Ref(1, 2, 4), ("00012.tar", "000120007"))
+    assert draws.variant(0).bits("decode.top") == 9465449343495663670
+    assert draws.variant(3).bits("decode.top") == 18176174128588061554
+    assert draws.of(1).variant(0).bits("decode.top") == 254815210671225604
+
+
+def test_variants_are_the_samples_and_nothing_elses():
+    draws = Draws(3, Ref(1, 2, 4), ("a.tar", "k"))
+    own = draws.variant(2).bits("x")
+    assert Draws(9, Ref(5, 6, 7), ("a.tar", "k")).variant(2).bits("x") == own
+    assert draws.variant(2).variant(2).bits("x") == own
+    others = [Draws(3, Ref(1, 2, 4), n) for n in (("b.tar", "k"), ("a.tar", "l"), ("k", "a.tar"))]
+    found = [d.variant(2).bits("x") for d in (*others, draws.of(1))]
+    assert len({own, *found, draws.variant(1).bits("x"), draws.variant(2).bits("y")}) == 7
+    assert draws.of(1).bits("x") == Draws(3, Ref(1, 2, 4)).of(1).bits("x")
+    with pytest.raises(ValueError, match="the sample's name"):
+        Draws(3, Ref(1, 2, 4)).variant(0)
+
+
 @given(st.lists(KEYS, min_size=1, max_size=6))
 def test_hash64_depends_on_every_part_and_their_order(parts):
     h = hash64(*parts)

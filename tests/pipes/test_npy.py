@@ -14,7 +14,7 @@ from penstock.pipes.load import FieldLoader
 from penstock.pipes.npy import HEADER_BYTES, NpyRow, NpyRows, parse_npy, read_npy
 from penstock.pipes.sample import Ref
 from penstock.pipes.shards import ShardLister
-from penstock.pipes.work import Slot
+from penstock.pipes.slot import Slot
 
 
 def saved(array: np.ndarray, **how: object) -> bytes:

@@ -16,8 +16,9 @@ from penstock.pipes.bucket import BucketOrder
 from penstock.pipes.draws import Draws
 from penstock.pipes.pack import pack_refs
 from penstock.pipes.shuffle import ShuffleOrder
+from penstock.pipes.slot import Slot
 from penstock.pipes.verify import ResumeError, fingerprints
-from penstock.pipes.work import Slot, WorkPipe
+from penstock.pipes.work import WorkPipe
 
 LEGS = ((0, 1), (1, 1), (0, 3), (0, 2))
 

@@ -1,6 +1,7 @@
 """Fixtures: small tokenizers, folders of them as checkpoints have them, and batches."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,49 @@ def make_batch_of() -> Callable[..., dict[str, Any]]:
 def rng() -> np.random.Generator:
     """A batch's draws, as .transform() gives them."""
     return np.random.Generator(np.random.Philox(key=5))
+
+
+class DictStore:
+    """A `penstock.transforms.entry.Store` of one process's memory."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, dict[str, torch.Tensor]] = {}
+        self.said: dict[str, list[dict[str, Any]]] = {}
+        self.told: dict[str, Any] = {}
+        self.reads = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def read(self, name: str) -> dict[str, torch.Tensor] | None:
+        self.reads += 1
+        return self.entries.get(name)
+
+    def write(
+        self, name: str, tensors: dict[str, torch.Tensor], about: Mapping[str, Any], source: str
+    ) -> None:
+        if name not in self.entries:
+            self.entries[name] = tensors
+            self.said.setdefault(source, []).append(json.loads(json.dumps(about)))
+
+    def about(self, source: str) -> list[dict[str, Any]]:
+        return self.said.get(source, [])
+
+    def manifest(self) -> dict[str, Any]:
+        return self.told
+
+    def describe(self, manifest: Mapping[str, Any]) -> None:
+        self.told = json.loads(json.dumps(manifest))
+
+    def sizes(self) -> tuple[int, int]:
+        held = [value.nbytes for entry in self.entries.values() for value in entry.values()]
+        return len(self.entries), sum(held)
+
+    def names(self) -> list[str]:
+        return list(self.entries)
+
+
+@pytest.fixture
+def store() -> DictStore:
+    """A store in memory."""
+    return DictStore()

@@ -1,0 +1,94 @@
+"""The memory of the batch that is being made, and each sample's place in it."""
+
+import math
+from typing import Any
+
+import torch
+
+
+class BatchMemory:
+    """The tensors of the batch that is being made, each made when a sample asks for its row.
+
+    Args:
+        count: Samples of the batch.
+        shared: Make tensors in shared memory.
+    """
+
+    def __init__(self, count: int, shared: bool) -> None:
+        self._count = count
+        self._shared = shared
+        self._whole: dict[Any, torch.Tensor] = {}
+
+    def row(
+        self, name: Any, i: int, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> torch.Tensor | None:
+        """Return row ``i`` of a tensor; None where it is of another shape or type already."""
+        whole = self._whole.get(name)
+        if whole is None:
+            whole = self._whole[name] = self._empty((self._count, *shape), dtype)
+        return whole[i] if whole.shape[1:] == shape and whole.dtype == dtype else None
+
+    def whole(self, name: Any) -> torch.Tensor:
+        """Return a tensor that a row was asked of."""
+        return self._whole[name]
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if not self._shared:
+            return torch.empty(shape, dtype=dtype)
+        size = math.prod(shape) * dtype.itemsize
+        storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+        return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
+
+
+class Slot:
+    """A sample's place in the batch that is being made.
+
+    Args:
+        size: (height, width) that its image gets; None: its own.
+        memory: The batch's tensors; None: there are none, and rows are None.
+        i: The sample's number in the batch.
+        masked: Whether masks are kept.
+    """
+
+    __slots__ = ("_i", "_masked", "_memory", "_rows", "size")
+
+    def __init__(
+        self,
+        size: tuple[int, int] | None,
+        memory: BatchMemory | None = None,
+        i: int = 0,
+        masked: bool = False,
+    ) -> None:
+        self.size = size
+        self._memory = memory
+        self._i = i
+        self._masked = masked
+        self._rows: dict[Any, torch.Tensor | None] = {}
+
+    @property
+    def image(self) -> torch.Tensor | None:
+        """Its part of the batch's tensor, uint8 [3, H, W]; None where sizes differ."""
+        return None if self.size is None else self.row("image", (3, *self.size), torch.uint8)
+
+    @property
+    def mask(self) -> torch.Tensor | None:
+        """Its part of the batch's masks, uint8 [1, H, W], where masks are kept."""
+        if self.size is None or not self._masked:
+            return None
+        return self.row("mask", (1, *self.size), torch.uint8)
+
+    def row(self, name: Any, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | None:
+        """Return its part of one of the batch's tensors, to be filled: the field ``name``, or a
+        (field, name) that is in a field's dict. None where other samples' are different."""
+        if self._memory is None:
+            return None
+        row = self._rows.get(name)
+        if row is None or row.shape != shape or row.dtype != dtype:
+            row = self._rows[name] = self._memory.row(name, self._i, shape, dtype)
+        return row
+
+    def holds(self, field: str, value: Any) -> bool:
+        """Return whether the field's value is its part of the batch's tensor, or a dict of such."""
+        if isinstance(value, dict) and value:
+            return all(v is not None and v is self._rows.get((field, k)) for k, v in value.items())
+        return value is not None and value is self._rows.get(field)
