@@ -13,6 +13,9 @@ Bytes = Literal["full", "trimmed", "float8", "ids"]
 
 FLOAT8 = torch.float8_e4m3fn
 SCALE = ".scale"
+TOKENS = ".tokens"
+"""Endings of names in entries: of scales, and of outputs of tokens alone."""
+
 MASK, CUT, IDS, ERROR = "mask", "cut", "ids", "error"
 
 
@@ -76,18 +79,17 @@ def pack_text(policy: Bytes, row: Row) -> Tensors:
         entry[MASK] = row.mask.to(torch.uint8)
     for name, tensor in row.outputs.items():
         if policy == "trimmed" and tensor.ndim == 2:
-            tensor = tensor[row.mask.bool().to(tensor.device)]
-        if policy == "float8":
-            tensor, entry[name + SCALE] = _to_float8(tensor)
-        entry[name] = tensor
+            entry[name + TOKENS] = tensor[row.mask.bool().to(tensor.device)]
+        elif policy == "float8":
+            entry[name], entry[name + SCALE] = _to_float8(tensor)
+        else:
+            entry[name] = tensor
     if policy == "float8":
         entry[ERROR] = _error(row.outputs, entry)
     return entry
 
 
-def stack_text(
-    policy: Bytes, rows: Sequence[Tensors], device: torch.device | None = None
-) -> Tensors:
+def stack_text(rows: Sequence[Tensors], device: torch.device | None = None) -> Tensors:
     """Return the entries of B captions as one: [B, ...], or end to end where lengths differ.
 
     What is trimmed is put end to end, [tokens of all B, D]. In a worker it is in shared memory, so
@@ -96,7 +98,7 @@ def stack_text(
     out = {}
     for name, first in rows[0].items():
         parts = [row[name].to(device or first.device) for row in rows]
-        if policy == "trimmed" and first.ndim == 2:
+        if name.endswith(TOKENS):
             shape = torch.Size((sum(map(len, parts)), first.shape[1]))
         else:
             parts = [part[None] for part in parts]
@@ -109,24 +111,25 @@ def stack_text(
     return out
 
 
-def split_text(policy: Bytes, stacked: Tensors) -> list[Tensors]:
+def split_text(stacked: Tensors) -> list[Tensors]:
     """Return the entries that `stack_text` put together."""
     count = len(stacked[CUT])
     parts = {}
     for name, tensor in stacked.items():
-        if policy == "trimmed" and tensor.ndim == 2 and name not in (MASK, IDS):
+        if name.endswith(TOKENS):
             lengths = stacked[MASK].sum(1, dtype=torch.int64).tolist()
-            parts[name] = tensor.split(lengths)
+            parts[name] = torch.split(tensor, lengths)
         else:
             parts[name] = tensor.unbind()
     return [{name: part[i] for name, part in parts.items()} for i in range(count)]
 
 
-def unpack_text(policy: Bytes, stacked: Tensors, dtype: torch.dtype | None = None) -> Tensors:
+def unpack_text(stacked: Tensors, dtype: torch.dtype | None = None) -> Tensors:
     """Return B captions' outputs, on the device where they are, with "mask" and "cut".
 
+    Where ids were kept, there are "ids" and "mask" and no outputs.
+
     Args:
-        policy: That of `pack_text`; "ids" gives "ids" and "mask" back.
         stacked: From `stack_text`.
         dtype: Of the outputs, where they were kept as float8; None for float32.
     """
@@ -137,9 +140,10 @@ def unpack_text(policy: Bytes, stacked: Tensors, dtype: torch.dtype | None = Non
     for name, tensor in stacked.items():
         if name in (MASK, CUT, IDS, ERROR) or name.endswith(SCALE):
             continue
-        if policy == "float8":
+        if name + SCALE in stacked:
             tensor = _from_float8(tensor, stacked[name + SCALE], dtype)
-        elif policy == "trimmed" and tensor.ndim == 2:
+        elif name.endswith(TOKENS):
+            name = name.removesuffix(TOKENS)
             zeros = tensor.new_zeros(*out[MASK].shape, tensor.shape[1])
             tensor = zeros.masked_scatter_(out[MASK][..., None].bool(), tensor)
         out[name] = tensor

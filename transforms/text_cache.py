@@ -138,7 +138,7 @@ class TextCache(Cache):
         found = [known[caption][1] for caption in captions]
         out[f"__{self.name}__"] = [known[caption][0] for caption in captions]
         whole = [entry for entry in found if entry is not None]
-        out[self.name] = stack_text(self.bytes, whole) if len(whole) == len(found) else found
+        out[self.name] = stack_text(whole) if len(whole) == len(found) else found
         return out
 
     def _looked(self, caption: str) -> tuple[Record, Tensors | None]:
@@ -179,7 +179,7 @@ class TextCache(Cache):
         device = _device(batch)
         stacked = self._stacked(batch[self.name], records, device)
         kept = self.about["stored"] or self.about["compute"] or "float32"
-        made = unpack_text(self.bytes, stacked, getattr(torch, kept))
+        made = unpack_text(stacked, getattr(torch, kept))
         if self.bytes == "ids":
             made |= self._encoded_again(made, records, device)
         sequences = any(value.ndim == 3 for value in made.values())
@@ -214,10 +214,10 @@ class TextCache(Cache):
             if self.held.hold is None:
                 self.hits += len(records)
                 return {k: v if device is None else v.to(device) for k, v in found.items()}
-            found = split_text(self.bytes, dict(found))
+            found = split_text(dict(found))
         chunk = getattr(self.encoder, "max_batch", None)
         rows = self.gather(found, records, lambda rows: self._made(rows, records), device, chunk)
-        return stack_text(self.bytes, rows, device)
+        return stack_text(rows, device)
 
     def _made(self, rows: list[int], records: Sequence[Record]) -> list[Tensors]:
         """Return the entries of rows that are missing."""

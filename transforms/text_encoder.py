@@ -179,9 +179,10 @@ class TextEncoder:
                 made, or it gives numbers that are not finite.
         """
         device = self._ready()
+        ids_parts, mask_parts = (torch.split(given, self.max_batch) for given in (ids, mask))
         parts = [
             self._part(i.to(device), m.to(device))
-            for i, m in zip(ids.split(self.max_batch), mask.split(self.max_batch), strict=True)
+            for i, m in zip(ids_parts, mask_parts, strict=True)
         ]
         out = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name, tensor in out.items():
