@@ -194,8 +194,8 @@ def load_lora(transformer: Any, path: str | PathLike[str]) -> dict[str, torch.nn
         wrong = sorted(mine ^ set(state))
         transformer.delete_adapters("default")
         raise ValueError(
-            f"{path} holds a LoRA of other layers than its header tells: {len(wrong)} names differ, "
-            f"such as {wrong[:3]}"
+            f"{path} holds a LoRA of other layers than its header tells: {len(wrong)} names "
+            f"differ, such as {wrong[:3]}"
         )
     values = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
     peft.set_peft_model_state_dict(transformer, values)
@@ -206,7 +206,7 @@ def _inject(transformer: Any, config: dict[str, Any], dropout: float) -> None:
     peft: Any = import_module("peft")
     settings = peft.LoraConfig(**config, lora_dropout=dropout)
     transformer.requires_grad_(False)
-    cuda = [*range(torch.cuda.device_count())] if torch.cuda.is_initialized() else []
+    cuda = [*range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     with torch.random.fork_rng(cuda):  # peft draws from the default generators
         transformer.add_adapter(settings)
     for parameter in lora_parameters(transformer).values():
