@@ -127,12 +127,13 @@ def test_quantized_weights():
     eight, four = (parts(quantize=q)["frozen weights"] for q in ("int8", "nf4"))
     assert 0.5 * base < eight < 0.6 * base
     assert 0.25 * base < four < 0.4 * base
-    # int8 keeps its weights in bfloat16 for the backward pass, nf4 makes them anew.
+    # int8 keeps its weights in bfloat16 for the backward pass, nf4 makes them anew. (Not those of
+    # the modulation, about a quarter: what it is made of has no gradient.)
     plain, eight, four = (
         parts(quantize=q, gradient_checkpointing=False, pictures=False)["computation"]
         for q in ("none", "int8", "nf4")
     )
-    assert eight > plain + 0.9 * base
+    assert plain + 0.5 * base < eight < plain + base
     assert four < plain + 0.2 * base
     kept, eight = (parts(quantize=q, pictures=False)["computation"] for q in ("none", "int8"))
     assert eight < kept + 0.35 * base  # one block's
@@ -151,6 +152,7 @@ def test_int8s_weights_are_kept_by_autograd(tiny):
 
 def test_int8s_real_bytes(tiny):
     model = load_transformer(tiny, quantize="int8")
+    sizes = FluxSizes.from_pretrained(tiny)
     found = 0
     for parameter in model.parameters():
         data = parameter.data
@@ -158,7 +160,7 @@ def test_int8s_real_bytes(tiny):
         if type(data) is not torch.Tensor:
             inner = [getattr(data, n) for n in data.__tensor_flatten__()[0]]
         found += sum(t.numel() * t.element_size() for t in inner if t is not None)
-    frozen, _, _ = weight_bytes(meta_transformer(dict(model.config), 4, "attention"), "int8")
+    frozen, _, _ = weight_bytes(meta_transformer(sizes.transformer, 4, "attention"), "int8")
     assert frozen == pytest.approx(found, rel=0.02)
 
 
