@@ -45,7 +45,7 @@ def fake_parameters(module: torch.nn.Module, gradients: bool = True) -> None:
     """
     for part in module.modules():
         for kind in (part._parameters, part._buffers):
-            tensors: dict[str, Any] = kind  # type: ignore[assignment]
+            tensors: dict[str, Any] = kind
             for name, tensor in tensors.items():
                 if tensor is not None:
                     tensors[name] = _fake(tensor, gradients)
