@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from .weights import Part, find_part
+from .weights import Part, find_part, tensors
 
 Quantize = Literal["none", "int8", "nf4"]
 
@@ -165,16 +165,17 @@ def _diffusers(
     name: str, part: Part, dtype: torch.dtype, device: str | torch.device, **more: Any
 ) -> Any:
     diffusers: Any = import_module("diffusers")
-    model, info = getattr(diffusers, name).from_pretrained(
+    kind = getattr(diffusers, name)
+    if "quantization_config" not in part.config:  # else the files have other names
+        _check_shapes(kind, part)
+    model = kind.from_pretrained(
         part.folder,
         torch_dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
-        output_loading_info=True,
         device_map=str(device),
         **more,
     )
-    _check_names(part, info["missing_keys"], info["unexpected_keys"])
     return model.requires_grad_(False).eval()
 
 
@@ -193,11 +194,24 @@ def _transformers(name: str, part: Part, dtype: torch.dtype, device: str | torch
     return model.requires_grad_(False).eval()
 
 
+def _check_shapes(kind: Any, part: Part) -> None:
+    with torch.device("meta"):
+        state = kind.from_config(part.config).state_dict()
+    found = {name: shape for file in part.files for name, (_, shape) in tensors(file).items()}
+    _check_names(part, state.keys() - found.keys(), found.keys() - state.keys())
+    for name, tensor in state.items():
+        if tuple(tensor.shape) != found[name]:
+            raise ValueError(
+                f"{part.folder} has {name} of shape {list(found[name])}, and its config.json makes "
+                f"it {list(tensor.shape)}: they are not of one checkpoint"
+            )
+
+
 def _check_names(part: Part, missing: Iterable[str], unexpected: Iterable[str]) -> None:
-    # diffusers and transformers make up what is missing, at random.
+    # transformers makes up what is missing, at random.
     for what, names in (("lacks", sorted(missing)), ("has no place for", sorted(unexpected))):
         if names:
             raise ValueError(
-                f"the model in {part.folder} {what} {len(names)} tensors of its files: {names[:4]}; "
-                "its config.json and its weights are not of one checkpoint"
+                f"the model in {part.folder} {what} {len(names)} tensors, such as {names[:3]}: its "
+                "config.json and its weights are not of one checkpoint"
             )

@@ -94,4 +94,4 @@ def _measures(plan: FluxPlan) -> Iterator[tuple[str, dict[str, object]]]:
 
 def _lowered(height: int, width: int, side: int) -> tuple[int, int]:
     factor = min(1.0, side / (height * width) ** 0.5)
-    return tuple(max(16, round(n * factor / 16) * 16) for n in (height, width))  # type: ignore[return-value]
+    return max(16, round(height * factor / 16) * 16), max(16, round(width * factor / 16) * 16)

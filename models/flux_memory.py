@@ -22,8 +22,8 @@ allocator's fragments. An assumption."""
 STATE_BYTES = {"float32": 4.0, "bfloat16": 2.0}
 
 OPTIMIZERS: dict[str, float] = {"adamw8bit": 1 + 4 / 256, "adamw4bit": 0.5 + 4 / 128}
-"""Bytes of one of AdamW's two states for a weight: bitsandbytes' and torchao's blocks of 256 (8 bit)
-and torchao's of 128 (4 bit), with a float32 scale each. Plain AdamW's are of the weights' type."""
+"""Bytes of one of AdamW's two states for a weight: blocks of 256 (8 bit: bitsandbytes, torchao)
+and of 128 (4 bit: torchao), with a float32 scale each. Plain AdamW's are of the weights' type."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,5 +94,5 @@ def sample_flux(
 
 def _decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     scaled = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-    pixels = vae.decode(scaled, return_dict=False)[0].float()
+    pixels: torch.Tensor = vae.decode(scaled, return_dict=False)[0].float()
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to("cpu", torch.uint8)

@@ -1,5 +1,6 @@
 """FLUX.1's whole transformer, written as diffusers loads it."""
 
+import json
 import os
 import shutil
 from importlib import import_module
@@ -58,7 +59,7 @@ def save_transformer(
             filename_pattern="diffusion_pytorch_model{suffix}.safetensors",
             max_shard_size=shard_size,
         )
-        transformer.save_config(part)
+        _save_config(transformer, part)
         for path in part.iterdir():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -68,3 +69,11 @@ def save_transformer(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _save_config(transformer: Any, folder: Path) -> None:
+    transformer.save_config(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["_class_name"] = "FluxTransformer2DModel"  # FSDP2 gives the class another name
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -13,8 +13,12 @@ from .lora import Targets, add_lora
 from .peak_bytes import fake_parameters, peak_bytes
 
 QUANTIZED = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
-"""Bytes a weight: int8 (its scales, one a row, come on top); 4-bit codes with an 8-bit scale for
+"""Bytes a weight: int8 (with `SCALES` on top); 4-bit codes with an 8-bit scale for
 each 64 of them, and a float32 one for each 256 of those (double quantization, QLoRA)."""
+
+
+SCALES = 5
+"""Bytes a row of int8 weights: a float32 scale and an int8 zero point, in torchao 0.18."""
 
 
 def meta_transformer(
@@ -62,7 +66,7 @@ def weight_bytes(model: Any, quantize: str) -> tuple[int, int, int]:
         if parameter.requires_grad:
             trained += parameter.numel()
         elif quantize != "none" and name in linear:
-            scales = 2 * parameter.shape[0] if quantize == "int8" else 0
+            scales = SCALES * parameter.shape[0] if quantize == "int8" else 0
             frozen += parameter.numel() * QUANTIZED[quantize] + scales
         else:
             frozen += parameter.numel() * parameter.element_size()
@@ -155,10 +159,13 @@ def _imitate(layer: torch.nn.Linear, quantize: str) -> None:
     """Let a layer's forward keep of its weight what the quantized one's does."""
     codes = torch.empty(layer.weight.shape, dtype=torch.int8)
     layer._parameters["weight"] = torch.nn.Parameter(codes, requires_grad=False)
-    if quantize == "int8":
-        layer.forward = lambda x: F.linear(x, codes.to(x.dtype), layer.bias)  # type: ignore[method-assign]
-    else:
-        layer.forward = lambda x: _Fresh.apply(x, codes, layer.bias)  # type: ignore[method-assign]
+
+    def forward(x: torch.Tensor) -> Any:
+        if quantize == "int8":
+            return F.linear(x, codes.to(x.dtype), layer.bias)
+        return _Fresh.apply(x, codes, layer.bias)
+
+    vars(layer)["forward"] = forward  # before the class's own
 
 
 class _Fresh(torch.autograd.Function):

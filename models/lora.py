@@ -7,6 +7,7 @@ Low-rank adapters (Hu et al. 2021) by peft: to each chosen linear layer's output
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -186,17 +187,9 @@ def load_lora(transformer: Any, path: str | PathLike[str]) -> dict[str, torch.nn
         config = {name: values[PREFIX + name] for name in wanted}
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} tells no rank and alpha in its header ({METADATA})") from error
-    _check_shapes(path, transformer, state)
+    _check_state(path, transformer, state, config["target_modules"])
     _inject(transformer, config, 0.0)
     peft: Any = import_module("peft")
-    mine = {PREFIX + name for name in peft.get_peft_model_state_dict(transformer)}
-    if mine != set(state):
-        wrong = sorted(mine ^ set(state))
-        transformer.delete_adapters("default")
-        raise ValueError(
-            f"{path} holds a LoRA of other layers than its header tells: {len(wrong)} names differ, "
-            f"such as {wrong[:3]}"
-        )
     values = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
     peft.set_peft_model_state_dict(transformer, values)
     return lora_parameters(transformer)
@@ -206,7 +199,7 @@ def _inject(transformer: Any, config: dict[str, Any], dropout: float) -> None:
     peft: Any = import_module("peft")
     settings = peft.LoraConfig(**config, lora_dropout=dropout)
     transformer.requires_grad_(False)
-    cuda = [*range(torch.cuda.device_count())] if torch.cuda.is_initialized() else []
+    cuda = [*range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     with torch.random.fork_rng(cuda):  # peft draws from the default generators
         transformer.add_adapter(settings)
     for parameter in lora_parameters(transformer).values():
@@ -221,15 +214,15 @@ def _config(transformer: Any) -> Any:
     return config["default"]
 
 
-def _check_shapes(path: Path, transformer: Any, state: dict[str, torch.Tensor]) -> None:
+def _check_state(
+    path: Path, transformer: Any, state: dict[str, torch.Tensor], targets: list[str] | str
+) -> None:
     layers = {n: m for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
     for name, tensor in state.items():
         layer, _, which = name.removeprefix(PREFIX).rpartition(".lora_")
         linear = layers.get(layer)
         if not name.startswith(PREFIX) or linear is None or which not in ("A.weight", "B.weight"):
-            raise ValueError(
-                f"{path} holds {name}, which is no LoRA of a layer of this transformer"
-            )
+            raise ValueError(f"{path} holds {name}: no LoRA of a layer of this transformer")
         wide, side = (linear.in_features, 1) if which[0] == "A" else (linear.out_features, 0)
         if tensor.ndim != 2 or tensor.shape[side] != wide:
             raise ValueError(
@@ -237,6 +230,25 @@ def _check_shapes(path: Path, transformer: Any, state: dict[str, torch.Tensor]) 
                 f"{linear.in_features} inputs and {linear.out_features} outputs: it was trained on "
                 "another model"
             )
+    wanted = {
+        f"{PREFIX}{name}.lora_{which}.weight"
+        for name in layers
+        if _is_target(name, targets)
+        for which in "AB"
+    }
+    if wanted != set(state):
+        wrong = sorted(wanted ^ set(state))
+        raise ValueError(
+            f"{path} holds a LoRA of other layers than its header tells: {len(wrong)} names "
+            f"differ, such as {wrong[:3]}"
+        )
+
+
+def _is_target(name: str, targets: list[str] | str) -> bool:
+    # As peft has it.
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(f".{name}".endswith(f".{target}") for target in targets)
 
 
 def _uniform(shape: torch.Size, name: str) -> torch.Tensor:

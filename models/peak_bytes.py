@@ -45,16 +45,17 @@ def fake_parameters(module: torch.nn.Module, gradients: bool = True) -> None:
     """
     for part in module.modules():
         for kind in (part._parameters, part._buffers):
-            for name, tensor in kind.items():
+            tensors: dict[str, Any] = kind
+            for name, tensor in tensors.items():
                 if tensor is not None:
-                    kind[name] = _fake(tensor, gradients)
+                    tensors[name] = _fake(tensor, gradients)
 
 
-class _Count(TorchDispatchMode):
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operations give, until each is freed."""
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._known = [tensor.untyped_storage() for tensor in known]  # held, so their ids stay

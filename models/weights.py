@@ -93,7 +93,7 @@ def tensors(file: str | PathLike[str]) -> dict[str, tuple[str, tuple[int, ...]]]
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
             raise OSError(
-                f"{file} is no safetensors file, or cut short: {size} bytes; fetch it anew"
+                f"{file} is no safetensors file, or cut short ({size} bytes): fetch it anew"
             )
         try:
             header = json.loads(opened.read(length))
