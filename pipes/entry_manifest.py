@@ -24,9 +24,11 @@ def read_manifest(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     try:
+        if len(data) > MOST:
+            raise ValueError(f"it has more than {MOST:,} bytes")
         found = json.loads(data)
-        if not isinstance(found, dict) or len(data) > MOST:
-            raise ValueError(f"expected an object of at most {MOST:,} bytes")
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it or write it anew") from error
     return found

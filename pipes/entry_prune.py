@@ -53,8 +53,8 @@ def prune_shards(folder: str, keep: Keep, shard_size: int) -> Pruned:
         lock.lock(fcntl.LOCK_EX)
         plans = _plans(folder, keep, shard_size)
         todo = [plan for plan in plans if plan.rewrite]
-        if sum(not plan.dropped for plan in todo) == 1:  # one small shard alone
-            todo = [plan for plan in todo if plan.dropped]
+        if len(todo) == 1 and not todo[0].dropped:  # one small shard: it would be the same again
+            todo = []
         written = _rewrite(folder, todo, shard_size)
         _remove_lone_indexes(folder)
     dropped = sum(plan.dropped for plan in todo)

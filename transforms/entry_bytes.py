@@ -133,9 +133,9 @@ def read_layout(head: bytes | bytearray | memoryview, size: int) -> Layout:
         header = json.loads(bytes(head[8:start]).decode(), object_pairs_hook=_once)
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ValueError(f"its header is no JSON: {error}") from error
-    if not isinstance(header, dict) or len(header) > MOST_TENSORS + 1:
+    metadata = header.pop(METADATA, {}) if isinstance(header, dict) else {}
+    if not isinstance(header, dict) or len(header) > MOST_TENSORS:
         raise ValueError(f"its header is no object of 1 to {MOST_TENSORS} tensors")
-    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError(f"its {METADATA} is no object of strings")
     parts = sorted(
