@@ -49,11 +49,12 @@ class CacheModels:
             OSError: A file is missing.
             ValueError: It holds another model.
         """
+        return LatentCache(EntryStore(self.out / "latents"), self.encoder(keep, device))
+
+    def encoder(self, keep: Literal["posterior", "mean"], device: torch.device) -> LatentEncoder:
+        """Return the VAE's encoder. Raises as `latents`."""
         vae = load_vae(self.model, dtype=DTYPES[self.precision], device=device)
-        encoder = LatentEncoder(
-            vae, keep=keep, dtype=DTYPES[self.dtype], batch_size=self.batch_size
-        )
-        return LatentCache(EntryStore(self.out / "latents"), encoder)
+        return LatentEncoder(vae, keep=keep, dtype=DTYPES[self.dtype], batch_size=self.batch_size)
 
     def texts(
         self, kept: Literal["full", "float8", "ids"], device: torch.device

@@ -1,6 +1,6 @@
 """Fill the caches of what text encoders make of captions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..pipes import Pipe, caption_variants
@@ -16,7 +16,12 @@ CAPTIONS = "captions"
 
 
 def fill_texts(
-    data: ImageData, caches: Mapping[str, TextCache], batch_size: int, **walk: Any
+    data: ImageData,
+    caches: Mapping[str, TextCache],
+    batch_size: int,
+    *,
+    also: Sequence[str] = (),
+    **walk: Any,
 ) -> dict[str, Filled]:
     """Compute this process's part of the captions' outputs that may be asked for and are missing.
 
@@ -26,6 +31,7 @@ def fill_texts(
         data: Captions.
         caches: Where they go, by name.
         batch_size: Samples in a batch.
+        also: Further captions, such as those that are drawn in validation.
         walk: See `Walk`.
 
     Raises:
@@ -37,6 +43,7 @@ def fill_texts(
     for cache in caches.values():
         cache.filling = True
     look, fill = LookUp(caches), Prefill(caches)
+    more = {CAPTIONS: [["", *also]]}
     parts: list[Pipe] = []
     for split in splits_of(data):
         order = data.source(split, shuffle=False).batch(batch_size).lanes(repeat=False)
@@ -44,7 +51,7 @@ def fill_texts(
         parts.append(CaptionLister(order, graph).transform(look))
     samples = sum(samples_of(pipe) for pipe in parts)
     with Progress("captions", samples, " samples", how, list(caches.values())) as progress:
-        fill(look({CAPTIONS: [[""]]}))
+        fill(look(more))
         for pipe in parts:
             for batch, skipped in how.batches(pipe, fill):
                 for name, filled in done.items():
@@ -53,7 +60,7 @@ def fill_texts(
                 progress.add(len(batch["__key__"]))
     for name, filled in done.items():
         progress.close_into(filled, caches[name])
-        filled.names.update(r["name"] for r in look({CAPTIONS: [[""]]})[f"__{name}__"])
+        filled.names.update(r["name"] for r in look(more)[f"__{name}__"])
         filled.error = caches[name].error()
     return done
 

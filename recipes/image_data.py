@@ -148,7 +148,12 @@ class ImageData:
         ).lanes(lanes, repeat=repeat)
 
     def decoded(
-        self, pipe: Pipe, *, latents: "LatentCache | None" = None, augment: bool = True
+        self,
+        pipe: Pipe,
+        *,
+        latents: "LatentCache | None" = None,
+        augment: bool = True,
+        alpha: Literal["matte", "mask"] = "matte",
     ) -> Pipe:
         """Return the work half: pixels, or latents from a cache, and captions.
 
@@ -157,6 +162,7 @@ class ImageData:
             latents: A cache of latents.
             augment: Whether crops, flips and captions are drawn; else the crop is central, and the
                 caption the first, as validation wants them.
+            alpha: Whether the opacity comes along as ``mask``.
         """
         rows = self.is_table()
         pipe = pipe.decode(
@@ -168,6 +174,7 @@ class ImageData:
             crop=self.crop if augment else "center",
             flip=self.flip if augment else 0.0,
             variants=self.crop_variants if augment and self.crop != "center" else None,
+            alpha=alpha,
             latents=latents,
         )
         if augment and self.shuffle_caption:
