@@ -158,7 +158,7 @@ def text_bytes(
     max_length: int | None = None,
     tokens: float | None = None,
 ) -> int:
-    """Return the bytes of an entry's tensors; those of names and headers are some 2,000 more.
+    """Return the bytes of an entry's tensors; headers and what is said of it are 2,600 more.
 
     Args:
         policy: See `pack_text`.

@@ -67,8 +67,7 @@ def write_tensors(folder: Path, group: str, tensors: Tensors, main: bool) -> Non
 def _own(tensor: torch.Tensor, seen: set[int]) -> torch.Tensor:
     """Return the tensor on the CPU in memory that no other one shares, as the format wants it."""
     tensor = tensor.detach().cpu().contiguous()
-    storage = tensor.untyped_storage()
-    if storage.data_ptr() in seen or storage.nbytes() > tensor.nbytes:
+    if tensor.untyped_storage().data_ptr() in seen:
         tensor = tensor.clone()
     seen.add(tensor.untyped_storage().data_ptr())
     return tensor
