@@ -109,7 +109,7 @@ class Config:
     """Batches of one optimizer step, over all GPUs."""
     learning_rate: float = 1e-4
     """Of the optimizer."""
-    schedule: Schedule = Schedule()
+    schedule: Schedule = field(default_factory=Schedule)
     """How the learning rate goes."""
     optimizer: Kind = "adamw"
     """adamw, or one with states of 8 bits: adamw8bit (bitsandbytes), adamw8bit_ao (torchao)."""
@@ -119,7 +119,7 @@ class Config:
     """Largest norm of the gradient; null: any."""
     ema: float | None = None
     """Decay of a moving average of the weights, such as 0.999; null: none is kept."""
-    timesteps: TimestepSampling = TimestepSampling(kind="resolution")
+    timesteps: TimestepSampling = field(default_factory=lambda: TimestepSampling(kind="resolution"))
     """How noise levels are drawn."""
     guidance: float = 1.0
     """The guidance that dev is told in training."""
@@ -129,7 +129,7 @@ class Config:
     """Column or field (json.weight) of each image's weight in the loss."""
     alpha_mask: bool = False
     """Whether an image's opacity says which region counts; needs cache none."""
-    validation: Validation = Validation()
+    validation: Validation = field(default_factory=Validation)
     """What is looked at every so often."""
     save_every: int = 250
     """Steps between two checkpoints; the last step is saved too."""
@@ -167,7 +167,9 @@ class Config:
         if self.alpha_mask and self.cache != "none":
             raise ValueError("alpha_mask needs pixels at each step: set cache none")
         if self.data.step % 16:
-            raise ValueError(f"FLUX.1 takes sides of multiples of 16: data.step is {self.data.step}")
+            raise ValueError(
+                f"FLUX.1 takes sides of multiples of 16: data.step is {self.data.step}"
+            )
 
 
 def main(cfg: Config) -> None:
