@@ -8,7 +8,8 @@ from ..pipes import Decoder, Pipe
 from ..pipes.draws import Draws
 from ..pipes.graph import Graph
 from ..pipes.sample import Sample
-from ..pipes.work import Decoding, Slot
+from ..pipes.slot import Slot
+from ..pipes.work import Decoding
 from ..transforms import LatentCache
 from ..transforms.latent_cache import RECORDS
 from .cache_walk import Filled, Progress, Walk, samples_of, splits_of

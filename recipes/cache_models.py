@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -69,8 +69,8 @@ class CacheModels:
         """
         tokens = FluxTransform.from_pretrained(self.model, variant=self.variant)
         clip, t5 = tokens.encoders
-        how = {"dtype": DTYPES[self.dtype], "max_batch": self.batch_size}
-        loaded = {"dtype": DTYPES[self.precision], "device": device}
+        how: dict[str, Any] = {"dtype": DTYPES[self.dtype], "max_batch": self.batch_size}
+        loaded: dict[str, Any] = {"dtype": DTYPES[self.precision], "device": device}
         encoders = {
             "clip": TextEncoder.flux_clip(load_clip(self.model, **loaded), clip, **how),
             "t5": TextEncoder.flux_t5(

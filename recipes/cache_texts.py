@@ -6,7 +6,8 @@ from typing import Any
 from ..pipes import Pipe, caption_variants
 from ..pipes.draws import Draws
 from ..pipes.sample import Sample
-from ..pipes.work import Decoding, Slot
+from ..pipes.slot import Slot
+from ..pipes.work import Decoding
 from ..transforms import TextCache
 from .cache_walk import Filled, Progress, Walk, samples_of, splits_of
 from .image_data import ImageData

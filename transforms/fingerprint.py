@@ -92,7 +92,7 @@ def _plain(name: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
 def _leaf(value: torch.Tensor, at: int) -> str:
     """Return the hash of one chunk of a tensor's bytes."""
     flat = value.reshape(-1).view(torch.uint8)[at : at + CHUNK]
-    return blake2b(memoryview(flat.cpu().numpy()), digest_size=16).hexdigest()
+    return blake2b(flat.cpu().numpy().data, digest_size=16).hexdigest()
 
 
 def _config(module: torch.nn.Module, ignore: Collection[str]) -> dict[str, Any]:
