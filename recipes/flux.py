@@ -160,6 +160,11 @@ class Config:
             raise ValueError("quantize is for the frozen weights under a LoRA: give rank")
         if self.rank is None and self.alpha is not None:
             raise ValueError("alpha is of a LoRA: give rank")
+        if self.quantize == "int8" and not self.gradient_checkpointing:
+            raise ValueError(
+                "quantize int8 without gradient_checkpointing takes more memory than none: its "
+                "weights are kept a second time for the backward pass"
+            )
         if self.quantize != "none" and self.parallel == "fsdp":
             raise ValueError("quantized weights are not split by fsdp: take ddp, or quantize none")
         if isinstance(self.targets, str) and self.targets not in TARGETS:

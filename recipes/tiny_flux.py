@@ -21,7 +21,7 @@ from ._cli import cli
 from .tiny_tokenizers import tiny_clip_tokenizer, tiny_t5_tokenizer
 
 WIDTH = 32
-"""Numbers per token in all of its encoders and in its transformer."""
+"""Numbers per token in all of its encoders, and in its transformer unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,9 @@ class Config:
     """Folder for the checkpoint; made."""
     variant: Literal["dev", "schnell"] = "dev"
     """dev takes a guidance scale, schnell does not."""
+    width: int = WIDTH
+    """Numbers per token in the transformer, a multiple of 16. A token has 64 of them: a transformer
+    of fewer cannot learn to give all of them back."""
     seed: int = 0
     """The same seed gives the same weights."""
     overwrite: bool = False
@@ -42,6 +45,7 @@ def write_tiny_flux(
     out: str | Path,
     *,
     variant: Literal["dev", "schnell"] = "dev",
+    width: int = WIDTH,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
@@ -50,6 +54,7 @@ def write_tiny_flux(
     Args:
         out: The folder; made, whole or not at all.
         variant: dev takes a guidance scale, schnell does not.
+        width: Numbers per token in the transformer, a multiple of 16.
         seed: The same seed gives the same weights, with the same versions of the libraries.
         overwrite: Whether to replace the folder if it is there.
 
@@ -61,7 +66,7 @@ def write_tiny_flux(
         raise FileExistsError(f"{out} is there: give another folder, or overwrite=True")
     part = out.with_name(f"{out.name}.{os.getpid()}.part")
     try:
-        tiny_flux_pipeline(variant, seed).save_pretrained(part)
+        tiny_flux_pipeline(variant, seed, width).save_pretrained(part)
         if out.exists():
             shutil.rmtree(out)
         os.replace(part, out)
@@ -70,8 +75,12 @@ def write_tiny_flux(
     return out
 
 
-def tiny_flux_pipeline(variant: Literal["dev", "schnell"] = "dev", seed: int = 0) -> Any:
+def tiny_flux_pipeline(
+    variant: Literal["dev", "schnell"] = "dev", seed: int = 0, width: int = WIDTH
+) -> Any:
     """Return diffusers' FluxPipeline with tiny models of random weights, on the CPU."""
+    if width < 16 or width % 16:
+        raise ValueError(f"width must be a multiple of 16, got {width}")
     import torch
 
     diffusers: Any = import_module("diffusers")  # untyped
@@ -93,7 +102,7 @@ def tiny_flux_pipeline(variant: Literal["dev", "schnell"] = "dev", seed: int = 0
                 num_layers=1,
                 num_single_layers=1,
                 attention_head_dim=16,
-                num_attention_heads=2,
+                num_attention_heads=width // 16,
                 joint_attention_dim=WIDTH,
                 pooled_projection_dim=WIDTH,
                 guidance_embeds=dev,
@@ -161,7 +170,13 @@ def _t5(tokenizer: Any) -> Any:
 def main(cfg: Config) -> None:
     """Write the checkpoint and say where it is."""
     print(cfg)
-    out = write_tiny_flux(cfg.out, variant=cfg.variant, seed=cfg.seed, overwrite=cfg.overwrite)
+    out = write_tiny_flux(
+        cfg.out,
+        variant=cfg.variant,
+        width=cfg.width,
+        seed=cfg.seed,
+        overwrite=cfg.overwrite,
+    )
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: FLUX.1 {cfg.variant} with random weights, {size / 1e6:.1f} MB")
 
