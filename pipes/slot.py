@@ -18,6 +18,7 @@ class BatchMemory:
         self._count = count
         self._shared = shared
         self._whole: dict[Any, torch.Tensor] = {}
+        self._bytes: dict[Any, memoryview] = {}
 
     def row(
         self, name: Any, i: int, shape: tuple[int, ...], dtype: torch.dtype
@@ -27,6 +28,14 @@ class BatchMemory:
         if whole is None:
             whole = self._whole[name] = self._empty((self._count, *shape), dtype)
         return whole[i] if whole.shape[1:] == shape and whole.dtype == dtype else None
+
+    def row_bytes(self, name: Any, i: int) -> memoryview:
+        """Return the memory of row ``i`` of a tensor that a row was asked of."""
+        view = self._bytes.get(name)
+        if view is None:
+            view = self._bytes[name] = self._whole[name].view(-1).view(torch.uint8).numpy().data
+        size = len(view) // self._count
+        return view[i * size : (i + 1) * size]
 
     def whole(self, name: Any) -> torch.Tensor:
         """Return a tensor that a row was asked of."""
@@ -86,6 +95,11 @@ class Slot:
         if row is None or row.shape != shape or row.dtype != dtype:
             row = self._rows[name] = self._memory.row(name, self._i, shape, dtype)
         return row
+
+    def row_bytes(self, name: Any) -> memoryview:
+        """Return the memory of a part that `row` gave."""
+        assert self._memory is not None
+        return self._memory.row_bytes(name, self._i)
 
     def holds(self, field: str, value: Any) -> bool:
         """Return whether the field's value is its part of the batch's tensor, or a dict of such."""
