@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from .recycled import Recycled
+
 
 class BatchMemory:
     """The tensors of the batch that is being made, each made when a sample asks for its row.
@@ -12,11 +14,13 @@ class BatchMemory:
     Args:
         count: Samples of the batch.
         shared: Make tensors in shared memory.
+        recycled: Where other memory comes from.
     """
 
-    def __init__(self, count: int, shared: bool) -> None:
+    def __init__(self, count: int, shared: bool, recycled: Recycled | None = None) -> None:
         self._count = count
         self._shared = shared
+        self._recycled = recycled or Recycled()
         self._whole: dict[Any, torch.Tensor] = {}
         self._bytes: dict[Any, memoryview] = {}
 
@@ -42,9 +46,9 @@ class BatchMemory:
         return self._whole[name]
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        if not self._shared:
-            return torch.empty(shape, dtype=dtype)
         size = math.prod(shape) * dtype.itemsize
+        if not self._shared:
+            return self._recycled.empty(size).view(dtype).view(shape)
         storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 

@@ -27,6 +27,7 @@ BENEATH_PIPES = {
 BENEATH_TRANSFORMS = {
     *("numpy", "torch"),
     *("huggingface_hub", "transformers"),  # where a checkpoint is loaded
+    "safetensors",  # where a cache's entry is written
 }
 NEVER_WITH_PIPES = (
     *("accelerate", "diffusers", "jsonargparse", "matplotlib", "pandas", "peft", "pyarrow", "s3fs"),
