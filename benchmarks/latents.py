@@ -5,16 +5,19 @@
 Entries such as FLUX.1's VAE gives (mean and log-variance, bfloat16, 16 channels) of 1024 x 1024 and
 of 512 x 512 pixels, in batches, in this process and in two workers: by the loader from the store's
 shards, and by ``safetensors.torch.load_file`` (a file for each entry), ``safe_open`` and
-``safetensors.torch.load``, with torch's own DataLoader and its collation. All files are in the
-page cache, and all orders are random. Each round runs every kind, one right after the other, and is
-compared with itself.
+``safetensors.torch.load`` (of the file's bytes), with torch's own DataLoader and its collation. All
+files are in the page cache, and all orders are random. Each kind has a process of its own, since
+what malloc gives back to the system, and must get anew, depends on all that went before; with one
+thread, as a worker has. Each round runs every kind, one right after the other, and is compared with
+itself.
 """
 
 import hashlib
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,13 @@ from torch.utils.data import DataLoader, Dataset
 from penstock.pipes import EntryStore, ShardLister
 from penstock.transforms.entry import entry_name
 
-SIZES = {"1024x1024": (128, 128, 256), "512x512": (64, 64, 1024)}
+SIZES = {"1024x1024": (128, 128, 512), "512x512": (64, 64, 1024)}
 """Height and width of the latents, and how many entries."""
 
-BATCH, ROUNDS = 16, 7
+BATCH, ROUNDS = 16, 9
+SPAWN = multiprocessing.get_context("spawn")
 
 Rows = dict[str, torch.Tensor]
-Kinds = dict[str, Callable[[], Iterator[Rows]]]
 
 
 def by_load_file(path: str) -> Rows:
@@ -48,6 +51,9 @@ def by_safe_open(path: str) -> Rows:
 def by_load(path: str) -> Rows:
     with open(path, "rb") as file:
         return load(file.read())
+
+
+READERS = {"load_file": by_load_file, "safe_open": by_safe_open, "load": by_load}
 
 
 class Files(Dataset[Rows]):
@@ -85,63 +91,69 @@ def write_entries(folder: Path, height: int, width: int, count: int) -> list[str
     return paths
 
 
-def batches(
-    folder: Path, paths: list[str], workers: int
-) -> dict[str, Callable[[], Iterator[Rows]]]:
-    """Return what gives one epoch of batches, by kind."""
-    count = len(paths) // BATCH
-    reader = ShardLister(str(folder / "store" / "*.tar"), seed=1).read_tar()
-    pipe = reader.select("safetensors").shuffle(len(paths)).batch(BATCH).decode()
-    loader = pipe.loader(num_workers=workers, epoch_batches=count)
-    kinds: Kinds = {"loader": lambda: (batch["latents"] for batch in loader)}
-    for read in (by_load_file, by_safe_open, by_load):
-        plain = DataLoader(
-            Files(paths, read),
-            BATCH,
-            shuffle=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
-        kinds[read.__name__.removeprefix("by_")] = lambda plain=plain: iter(plain)
-    return kinds
+def epochs(kind: str, folder: Path, paths: list[str], workers: int) -> Iterable[Rows]:
+    """Return what gives one epoch of batches each time that it is iterated over."""
+    if kind == "loader":
+        reader = ShardLister(str(folder / "store" / "*.tar"), seed=1).read_tar()
+        pipe = reader.select("safetensors").shuffle(len(paths)).batch(BATCH).decode()
+        return pipe.loader(num_workers=workers, epoch_batches=len(paths) // BATCH)
+    return DataLoader(
+        Files(paths, READERS[kind]),
+        BATCH,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
 
 
-def same_bytes(kinds: Kinds) -> None:
-    """Refuse to compare what is not the same: each kind must give each entry once."""
-    seen = {}
-    for name, epoch in kinds.items():
-        rows = []
-        for batch in epoch():
-            for mean, logvar in zip(batch["mean"], batch["logvar"], strict=True):
-                both = torch.stack((mean, logvar)).view(torch.uint8).numpy().tobytes()
-                rows.append(hashlib.blake2b(both).digest())
-        seen[name] = sorted(rows)
-    first = seen["loader"]
-    if len(set(first)) != len(first) or any(other != first for other in seen.values()):
-        raise RuntimeError("the kinds do not read the same entries")
+def serve(kind: str, folder: Path, paths: list[str], workers: int, line: Any) -> None:
+    """Answer first with a hash of each entry that an epoch gave, then with an epoch's seconds."""
+    torch.set_num_threads(1)
+    kept = epochs(kind, folder, paths, workers)
+    line.send(sorted(hashed(kept)))
+    while line.recv():
+        start = time.perf_counter()
+        for batch in kept:
+            del batch
+        line.send(time.perf_counter() - start)
+
+
+def hashed(kept: Iterable[Rows]) -> Iterator[bytes]:
+    for batch in kept:
+        rows = batch.get("latents", batch)
+        for mean, logvar in zip(rows["mean"], rows["logvar"], strict=True):
+            both = torch.stack((mean, logvar)).view(torch.uint8).numpy().tobytes()
+            yield hashlib.blake2b(both).digest()
 
 
 def throughput(folder: Path, paths: list[str], workers: int) -> dict[str, Any]:
     """Return entries per second of each kind, and the loader's rate as a share of the others'."""
-    kinds = batches(folder, paths, workers)
-    same_bytes(kinds)
-    taken: dict[str, list[float]] = {name: [] for name in kinds}
-    names = list(kinds)
-    for i in range(ROUNDS):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            start = time.perf_counter()
-            for batch in kinds[name]():
-                del batch
-            taken[name].append(time.perf_counter() - start)
-    count = len(paths) // BATCH * BATCH
+    kinds = ["loader", *READERS]
+    lines, crew = {}, []
+    for kind in kinds:
+        lines[kind], theirs = SPAWN.Pipe()
+        crew.append(SPAWN.Process(target=serve, args=(kind, folder, paths, workers, theirs)))
+        crew[-1].start()
+    seen = [lines[kind].recv() for kind in kinds]
+    if any(other != seen[0] for other in seen) or len(set(seen[0])) != len(paths):
+        raise RuntimeError("the kinds do not read the same entries")
+    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for i in range(ROUNDS + 1):
+        for kind in kinds[i % len(kinds) :] + kinds[: i % len(kinds)]:
+            lines[kind].send(True)
+            seconds = lines[kind].recv()
+            if i:  # the first round is for the processes' memory to settle
+                taken[kind].append(seconds)
+    for kind, process in zip(kinds, crew, strict=True):
+        lines[kind].send(False)
+        process.join()
+    ours = taken["loader"]
     return {
-        "entries_per_s": {n: round(count / statistics.median(t), 1) for n, t in taken.items()},
+        "entries_per_s": {k: round(len(paths) / statistics.median(t), 1) for k, t in taken.items()},
         "loader_to_others_percent": {
-            n: round(
-                100 * statistics.median(o / m for o, m in zip(t, taken["loader"], strict=True)), 1
-            )
-            for n, t in taken.items()
-            if n != "loader"
+            kind: round(100 * statistics.median(o / m for o, m in zip(t, ours, strict=True)), 1)
+            for kind, t in taken.items()
+            if kind != "loader"
         },
     }
 

@@ -1,9 +1,10 @@
 """Fields that hold a cache's entry: tensors in the safetensors format."""
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ class Rows(Protocol):
     ) -> torch.Tensor | None:
         """Return the sample's row of a tensor, None where other samples' rows are different."""
 
+    def row_bytes(self, name: tuple[str, str]) -> memoryview:
+        """Return the memory of a row that was given."""
+
 
 def entry_field(fields: Sequence[str]) -> str | None:
     """Return the first field that holds an entry, or None."""
@@ -53,7 +57,7 @@ def entry_size(extent: Extent, fd: int) -> tuple[int, int] | None:
         DataError: It is damaged.
         OSError: It cannot be read.
     """
-    return _pair(_layout(extent, fd).metadata, "target_size")
+    return _head(extent, fd).pairs.get("target_size")
 
 
 def read_field_entry(
@@ -73,34 +77,32 @@ def read_field_entry(
         DataError: It is damaged, or of pixels of another size.
         OSError: It cannot be read.
     """
-    tensors: Tensors = {}
     fd = open_extent(value) if isinstance(value, Extent) else None
     if isinstance(value, Extent) and fd is not None:
-        layout = _layout(value, fd)
+        head = _head(value, fd)
     else:
         data = bytearray(read_value(value))
-        try:
-            layout = read_layout(data, len(data))
-            tensors = read_entry(data)
-        except ValueError as error:
-            raise DataError(f"it is no entry: {error}") from error
-    found = {name: pair for name in SIZES if (pair := _pair(layout.metadata, name)) is not None}
-    made = found.get("target_size", size)
+        head = _head_of(data, len(data), "")
+    made = head.pairs.get("target_size", size)
     if size is not None and made is not None and made != size:
         raise DataError(
             f"its entry is of {made[0]} x {made[1]} pixels, and its batch of {size[0]} x {size[1]}:"
             " a cache is read with the bucketer's arguments that it was filled with, since nothing "
             "is cropped any more"
         )
-    name = layout.metadata.get("field", field)
-    if name != field and not _NAME.fullmatch(name):
-        raise DataError(f"its entry would be called {name!r:.80}; expected letters, digits and _")
+    name = head.name or field
     if isinstance(value, Extent) and fd is not None:
-        tensors = _tensors(name, value, fd, layout, rows)
+        tensors = _tensors(name, value, fd, head.layout, rows)
+    else:
+        try:
+            tensors = read_entry(data)
+        except ValueError as error:
+            raise DataError(f"it is no entry: {error}") from error
     out: dict[str, Any] = {name: tensors}
-    out |= {key: np.array(pair, np.int64) for key, pair in found.items()}
-    if "flipped" in layout.metadata:
-        out["flipped"] = layout.metadata["flipped"] == "true"
+    for key, pair in head.pairs.items():
+        out[key] = np.array(pair, np.int64)
+    if head.flipped is not None:
+        out["flipped"] = head.flipped
     return out
 
 
@@ -120,47 +122,83 @@ def pixel_metadata(about: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _pair(metadata: Mapping[str, str], name: str) -> tuple[int, int] | None:
-    if name not in metadata:
-        return None
-    found = _PAIR.fullmatch(metadata[name])
-    if found is None:
-        raise DataError(f"its entry's {name} is {metadata[name]!r:.80}; expected such as '512x768'")
-    return int(found[1]), int(found[2])
+class _Head(NamedTuple):
+    """What an entry's header says: its layout, and what its metadata does."""
+
+    layout: Layout
+    name: str | None
+    pairs: dict[str, tuple[int, int]]
+    flipped: bool | None
 
 
-def _layout(extent: Extent, fd: int) -> Layout:
-    head = os.pread(fd, min(WINDOW, extent.size), extent.offset)
+def _head(extent: Extent, fd: int) -> _Head:
+    data = os.pread(fd, min(WINDOW, extent.size), extent.offset)
     try:
-        size = header_size(head)
-        if size > len(head):
-            head = os.pread(fd, min(size, extent.size), extent.offset)
-        return read_layout(head, extent.size)
+        end = header_size(data)
     except ValueError as error:
-        raise DataError(
-            f"byte {extent.offset} of {extent.path}: it is no entry: {error}"
-        ) from error
+        raise _no_entry(f"byte {extent.offset} of {extent.path}: ", error) from error
+    if end > len(data):
+        data = os.pread(fd, min(end, extent.size), extent.offset)
+    return _head_of(data[:end], extent.size, f"byte {extent.offset} of {extent.path}: ")
+
+
+def _head_of(data: bytes | bytearray, size: int, where: str) -> _Head:
+    """Return what a header says; ``where`` begins an error."""
+    try:
+        return _parsed(bytes(data[: header_size(data)]), size)
+    except DataError as error:
+        raise DataError(f"{where}{error}") from None
+    except ValueError as error:
+        raise _no_entry(where, error) from error
+
+
+@functools.lru_cache(maxsize=256)  # of one shape, nearly all have the same header
+def _parsed(data: bytes, size: int) -> _Head:
+    layout = read_layout(data, size)
+    metadata = layout.metadata
+    name = metadata.get("field")
+    if name is not None and not _NAME.fullmatch(name):
+        raise DataError(f"its entry would be called {name!r:.80}; expected letters, digits and _")
+    pairs = {}
+    for key in SIZES:
+        if key in metadata:
+            found = _PAIR.fullmatch(metadata[key])
+            if found is None:
+                raise DataError(
+                    f"its entry's {key} is {metadata[key]!r:.80}; expected such as '512x768'"
+                )
+            pairs[key] = int(found[1]), int(found[2])
+    flipped = metadata["flipped"] == "true" if "flipped" in metadata else None
+    return _Head(layout, name, pairs, flipped)
+
+
+def _no_entry(where: str, error: ValueError) -> DataError:
+    return DataError(f"{where}it is no entry: {error}")
 
 
 def _tensors(name: str, extent: Extent, fd: int, layout: Layout, rows: Rows) -> Tensors:
     """Read an entry's tensors, each straight into its row of the batch where there is one."""
     tensors: Tensors = {}
+    views: list[memoryview] = []
     for key, part in layout.parts.items():
-        row = rows.row((name, key), part.shape, part.dtype)
-        tensors[key] = torch.empty(part.shape, dtype=part.dtype) if row is None else row
-    bytes_of = [t.reshape(-1).view(torch.uint8).numpy().data for t in tensors.values() if t.numel()]
+        tensor = rows.row((name, key), part.shape, part.dtype)
+        if tensor is not None:
+            views.append(rows.row_bytes((name, key)))
+        else:
+            tensor = torch.empty(part.shape, dtype=part.dtype)
+            views.append(tensor.view(-1).view(torch.uint8).numpy().data)
+        tensors[key] = tensor
     want = layout.end - layout.start
-    got = os.preadv(fd, bytes_of, extent.offset + layout.start)
+    got = os.preadv(fd, [view for view in views if view.nbytes], extent.offset + layout.start)
     if got < want:
         raise DataError(
             f"{extent.path} ends at byte {extent.offset + layout.start + got}, in the middle of an "
             f"extent of {extent.size} bytes from byte {extent.offset}: the file was truncated"
         )
-    try:
-        for key, tensor in tensors.items():
-            check_values(key, tensor)
-    except ValueError as error:
-        raise DataError(
-            f"byte {extent.offset} of {extent.path}: it is no entry: {error}"
-        ) from error
+    for key, tensor in tensors.items():
+        if tensor.dtype == torch.bool:
+            try:
+                check_values(key, tensor)
+            except ValueError as error:
+                raise _no_entry(f"byte {extent.offset} of {extent.path}: ", error) from error
     return tensors

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from .recycled import Recycled
+
 
 class BatchMemory:
     """The tensors of the batch that is being made, each made when a sample asks for its row.
@@ -12,12 +14,15 @@ class BatchMemory:
     Args:
         count: Samples of the batch.
         shared: Make tensors in shared memory.
+        recycled: Where other memory comes from.
     """
 
-    def __init__(self, count: int, shared: bool) -> None:
+    def __init__(self, count: int, shared: bool, recycled: Recycled | None = None) -> None:
         self._count = count
         self._shared = shared
+        self._recycled = recycled or Recycled()
         self._whole: dict[Any, torch.Tensor] = {}
+        self._bytes: dict[Any, memoryview] = {}
 
     def row(
         self, name: Any, i: int, shape: tuple[int, ...], dtype: torch.dtype
@@ -28,14 +33,22 @@ class BatchMemory:
             whole = self._whole[name] = self._empty((self._count, *shape), dtype)
         return whole[i] if whole.shape[1:] == shape and whole.dtype == dtype else None
 
+    def row_bytes(self, name: Any, i: int) -> memoryview:
+        """Return the memory of row ``i`` of a tensor that a row was asked of."""
+        view = self._bytes.get(name)
+        if view is None:
+            view = self._bytes[name] = self._whole[name].view(-1).view(torch.uint8).numpy().data
+        size = len(view) // self._count
+        return view[i * size : (i + 1) * size]
+
     def whole(self, name: Any) -> torch.Tensor:
         """Return a tensor that a row was asked of."""
         return self._whole[name]
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        if not self._shared:
-            return torch.empty(shape, dtype=dtype)
         size = math.prod(shape) * dtype.itemsize
+        if not self._shared:
+            return self._recycled.empty(size).view(dtype).view(shape)
         storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
@@ -86,6 +99,11 @@ class Slot:
         if row is None or row.shape != shape or row.dtype != dtype:
             row = self._rows[name] = self._memory.row(name, self._i, shape, dtype)
         return row
+
+    def row_bytes(self, name: Any) -> memoryview:
+        """Return the memory of a part that `row` gave."""
+        assert self._memory is not None
+        return self._memory.row_bytes(name, self._i)
 
     def holds(self, field: str, value: Any) -> bool:
         """Return whether the field's value is its part of the batch's tensor, or a dict of such."""

@@ -17,6 +17,7 @@ from .draws import Draws
 from .errors import DataError, name_sample
 from .order import Batch, Skipped
 from .pipe import Pipe
+from .recycled import Recycled
 from .sample import KEY, REF, URL, Ref, Sample
 from .slot import BatchMemory, Slot
 from .urls import base_name
@@ -98,6 +99,7 @@ class Workshop:
         self.seed = seed
         self.on_error = on_error
         self.shared = shared
+        self._recycled = Recycled()
 
     def run(
         self,
@@ -171,7 +173,7 @@ class Workshop:
 
     def _slots(self, batch: Batch) -> list[Slot]:
         size = batch.size or self.decoding.image_size()
-        self._memory = BatchMemory(len(batch.refs), self.shared)
+        self._memory = BatchMemory(len(batch.refs), self.shared, self._recycled)
         masked = self.decoding.masks()
         return [Slot(size, self._memory, i, masked) for i in range(len(batch.refs))]
 

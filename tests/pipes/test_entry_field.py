@@ -1,8 +1,8 @@
 """A cache as a data set: entries in shards, with their sizes, decoded without the originals."""
 
 import os
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,6 +10,7 @@ from penstock.pipes import DataError, EntryStore, ShardLister, entry_field
 from penstock.pipes.bucket import AspectRatioBucketer
 from penstock.pipes.entry_field import entry_size, pixel_metadata
 from penstock.pipes.sample import Extent
+from penstock.pipes.slot import BatchMemory
 from penstock.transforms.entry_bytes import entry_bytes
 
 
@@ -60,14 +61,16 @@ def test_it_trains_without_the_originals(cache, workers):
     assert sorted(found) == list(range(24))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_entries_are_read_straight_into_the_batch(cache, make_batch, workers, monkeypatch):
+def test_entries_are_read_straight_into_the_batch(cache, make_batch, monkeypatch):
+    made = []
+    empty = BatchMemory._empty
+    monkeypatch.setattr(BatchMemory, "_empty", lambda *args: made.append(empty(*args)) or made[-1])
     sizes = [(64, 64)] * 4
-    pipe = cache(sizes).batch(4).decode(64, caption="json.caption")
-    monkeypatch.setattr(torch, "stack", None)
-    batch = next(iter(pipe.loader(num_workers=workers, epoch_batches=1)))
-    monkeypatch.undo()
+    batch = make_batch(cache(sizes).batch(4).decode(64, caption="json.caption")).batch
     assert sorted(check(batch, sizes)) == [0, 1, 2, 3]
+    found = {tensor.data_ptr() for tensor in batch["latents"].values()}
+    assert found == {tensor.data_ptr() for tensor in made}
+    assert len(made) == 2  # and no memory for images
 
 
 def test_every_bucket_gives_its_own_size(cache):
@@ -120,9 +123,9 @@ def test_the_preview_has_them(cache):
 def test_metadata_that_is_no_name_or_size_is_left_out():
     good = {"field": "latents", "target_size": "64x48", "crop_top_left": [0, 1], "flipped": False}
     assert pixel_metadata(good) == good | {"crop_top_left": "0x1", "flipped": "false"}
-    for bad in ({"field": "__key__"}, {"field": 3}, {"target_size": "64"}, {"target_size": [1, 2, 3]},
-                {"target_size": [-1, 2]}, {"original_size": [1.5, 2]}, {"flipped": "yes"}, {}):  # fmt: skip
-        assert pixel_metadata(bad) == {}
+    bad = [{"target_size": size} for size in ("64", [1, 2, 3], [-1, 2], [1.5, 2], {"a": 1})]
+    for about in [*bad, {"field": "__key__"}, {"field": 3}, {"flipped": "yes"}, {}]:
+        assert pixel_metadata(about) == {}
 
 
 def entry(metadata, **tensors) -> bytes:
@@ -160,7 +163,8 @@ def test_other_tensors_beside_an_image_keep_their_field(make_tar, make_batch, ma
 def test_joined_to_the_originals_the_image_gives_the_size(cache, make_tar, make_batch, make_jpeg):
     reader = cache([(64, 64)])
     key = next(iter(reader))["__key__"]
-    image = ShardLister(make_tar([(key, {"jpg": make_jpeg(80, 80, 0)})])).read_tar()
+    shard = Path(reader.source.urls[0]).name
+    image = ShardLister(make_tar([(key, {"jpg": make_jpeg(80, 80, 0)})], shard)).read_tar()
     both = image.join(reader.select("safetensors"))
     batch = make_batch(both.bucket_by_aspect_ratio(64, 1, step=16).decode()).batch
     assert batch["image"].shape == (1, 3, 64, 64)
@@ -171,10 +175,6 @@ def test_joined_to_the_originals_the_image_gives_the_size(cache, make_tar, make_
 
 def test_damage_is_a_bad_sample_that_may_be_skipped(cache, make_batch):
     reader = cache([(64, 64)] * 3)
-    store = EntryStore(
-        os.path.dirname(reader.source.urls[0]) if hasattr(reader.source, "urls") else ""
-    )
-    del store
     sample = next(iter(reader))
     path, offset, _ = sample["safetensors"]
     with open(path, "r+b") as file:
@@ -185,8 +185,9 @@ def test_damage_is_a_bad_sample_that_may_be_skipped(cache, make_batch):
         DataError, match=f"byte {offset} of .*it is no entry: its header is no JSON"
     ):
         make_batch(pipe)
-    batch, skipped, *_ = make_batch(pipe, on_error="skip")
-    assert len(batch["__filled__"]) == len(skipped) == 1
+    made = make_batch(pipe, on_error="skip")
+    batch = made.batch
+    assert len(batch["__filled__"]) == len(made.skipped) == 1
     assert len(set(check(batch, [(64, 64)] * 3))) == 2
     bucketed = reader.bucket_by_aspect_ratio(64, 3, step=16).decode()
     with pytest.raises(DataError, match="it is no entry"):
@@ -228,11 +229,9 @@ class _None:
 
 def test_of_remote_shards(cache, s3, make_batch):
     sizes = [(64, 64)] * 4
-    reader = cache(sizes)
-    urls = sorted({sample["__url__"] for sample in reader})
-    remote = [s3.put(f"{i}.tar", open(url, "rb").read()) for i, url in enumerate(urls)]  # noqa: SIM115
+    urls = cache(sizes).source.urls
+    remote = [s3.put(f"{i}.tar", Path(url).read_bytes()) for i, url in enumerate(urls)]
     lister = ShardLister(remote, storage_options=s3.options)
-    pipe = lister.read_tar().bucket_by_aspect_ratio(64, 4, step=16).decode(caption="json.caption")
-    batch = make_batch(pipe).batch
-    assert sorted(check(batch, sizes)) == [0, 1, 2, 3]
-    assert np.asarray(batch["target_size"]).tolist() == [[64, 64]] * 4
+    pipe = lister.read_tar().bucket_by_aspect_ratio(64, 4, step=16).lanes(1, by="shards")
+    pipe = pipe.decode(caption="json.caption")
+    assert sorted(check(make_batch(pipe).batch, sizes)) == [0, 1, 2, 3]
