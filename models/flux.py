@@ -15,8 +15,9 @@ BLOCKS = r"(single_)?transformer_blocks\..*\.weight"
 """Names of what is quantized, where it is a linear layer's: the blocks, which hold 99.5 % of the
 weights. What comes in and goes out, and the timestep's embedding, stay as they are."""
 
-OUTSIDE = ["x_embedder", "context_embedder", "time_text_embed", "norm_out", "proj_out"]
-"""The linear layers outside of the blocks."""
+OUTSIDE = ("x_embedder", "context_embedder", "time_text_embed", "norm_out")
+"""The linear layers outside of the blocks, but for the last, ``proj_out``: blocks have one of that
+name too, and diffusers tells bitsandbytes' layers apart by that alone."""
 
 
 def load_transformer(
@@ -62,6 +63,8 @@ def load_transformer(
         raise ValueError(f"{part.folder} is quantized already: load it with quantize='none'")
     more = {} if config is None else {"quantization_config": config}
     model = _diffusers("FluxTransformer2DModel", part, dtype, device, **more)
+    if quantize == "nf4":
+        model.proj_out = _linear(part, "proj_out", dtype).to(device)
     if gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model
@@ -145,15 +148,19 @@ def _quantization(quantize: Quantize, dtype: torch.dtype, device: torch.device) 
         weights = ao.FqnToConfig({f"re:{BLOCKS}": ao.Int8WeightOnlyConfig(version=2)})
         return diffusers.TorchAoConfig(weights)
     _need("bitsandbytes", "nf4")
-    if device.type != "cuda":
+    if not _on_cuda(device):
         raise ValueError(f"quantize='nf4' needs a CUDA GPU, got device {device}: take 'int8'")
     return diffusers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True,
-        llm_int8_skip_modules=OUTSIDE,
+        llm_int8_skip_modules=[*OUTSIDE],  # diffusers adds to it
     )
+
+
+def _on_cuda(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _need(package: str, quantize: str) -> None:
@@ -177,6 +184,20 @@ def _diffusers(
         **more,
     )
     return model.requires_grad_(False).eval()
+
+
+def _linear(part: Part, name: str, dtype: torch.dtype) -> torch.nn.Linear:
+    """Return one linear layer of the files, frozen."""
+    safetensors: Any = import_module("safetensors")
+    found = {}
+    for path in part.files:
+        with safetensors.safe_open(path, framework="pt") as file:
+            for key in {f"{name}.weight", f"{name}.bias"} & set(file.keys()):
+                found[key.rpartition(".")[2]] = file.get_tensor(key)
+    wide = found["weight"].shape
+    layer = torch.nn.Linear(wide[1], wide[0], bias="bias" in found, device="meta")
+    layer.load_state_dict(found, assign=True)
+    return layer.to(dtype).requires_grad_(False)
 
 
 def _transformers(name: str, part: Part, dtype: torch.dtype, device: str | torch.device) -> Any:

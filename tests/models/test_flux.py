@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from penstock.models import (
+    find_part,
     flux_velocity,
     load_clip,
     load_scheduler,
@@ -96,6 +97,40 @@ def test_nf4_needs_cuda(tiny, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match="needs a CUDA GPU, got device cpu: take 'int8'"):
         load_transformer(tiny, quantize="nf4")
+
+
+def test_nf4_quantizes_the_blocks_and_nothing_else(tiny, monkeypatch):
+    pytest.importorskip("bitsandbytes", exc_type=ImportError)
+    from bitsandbytes.nn import Linear4bit
+    from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer
+
+    whole = load_transformer(tiny)
+    # bitsandbytes puts its layers in on the CPU too; diffusers asks for a GPU before.
+    monkeypatch.setattr(
+        BnB4BitDiffusersQuantizer, "validate_environment", lambda *args, **more: None
+    )
+    monkeypatch.setattr("penstock.models.flux._on_cuda", lambda device: True)
+    model = load_transformer(tiny, quantize="nf4")
+    four = {n for n, m in model.named_modules() if isinstance(m, Linear4bit)}
+    linear = {
+        n
+        for n, m in whole.named_modules()
+        if isinstance(m, torch.nn.Linear) and n.startswith(("transformer_b", "single_t"))
+    }
+    assert four == linear
+    assert torch.equal(model.proj_out.weight, whole.proj_out.weight)
+    assert torch.equal(model.proj_out.bias, whole.proj_out.bias)
+
+
+def test_one_layer_of_the_files(tiny):
+    from penstock.models.flux import _linear
+
+    whole = load_transformer(tiny, dtype=torch.float32)
+    part = find_part(tiny, "transformer", ("FluxTransformer2DModel",))
+    layer = _linear(part, "proj_out", torch.float32)
+    assert torch.equal(layer.weight, whole.proj_out.weight)
+    assert torch.equal(layer.bias, whole.proj_out.bias)
+    assert not layer.weight.requires_grad
 
 
 def test_unknown_quantization(tiny):

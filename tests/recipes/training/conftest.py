@@ -17,6 +17,10 @@ SERVER.set_forkserver_preload(
     [
         *("pytest", "torch._dynamo"),
         *("penstock.recipes.training.checkpoint", "penstock.recipes.training.parallel"),
+        # These take ten seconds, and each rank of a training would import them.
+        *("penstock.recipes.flux_run", "diffusers.models.transformers.transformer_flux"),
+        *("diffusers.models.autoencoders.autoencoder_kl", "diffusers.loaders"),
+        *("transformers.models.t5.modeling_t5", "transformers.models.clip.modeling_clip"),
     ]
 )
 CHILD = "import runpy; runpy.run_path(conftest)['be_rank'](*place)"
