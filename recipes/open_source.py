@@ -55,7 +55,7 @@ def open_source(
             cache=cache,
             split=split,
             splits=splits,
-            split_by="sample",
+            split_by="shard" if splits is None else "sample",
         )
         return TarReader(lister)
     paths = [
