@@ -1,5 +1,6 @@
 """Reading the entries of a cache's folder, while other processes write there."""
 
+import errno
 import json
 import os
 import time
@@ -17,6 +18,9 @@ from .errors import DataError
 
 REFRESH = 1.0
 """Seconds between two looks, at least, at what other processes have written."""
+
+TRIES = 20
+"""Times that an entry is looked for anew, where its shard is pruned each time."""
 
 OWN = "__entry__"
 """The store's own part of an entry's JSON."""
@@ -50,7 +54,10 @@ class EntryReader:
             OSError: It cannot be read.
         """
         number = name_number(name)
-        while (place := self._find(number)) is not None:
+        for _ in range(TRIES):
+            place = self._find(number)
+            if place is None:
+                return None
             try:
                 tensors = self._read(place)
             except Gone:  # pruned by another process: it may lie in another shard now
@@ -60,7 +67,9 @@ class EntryReader:
                 return tensors
             with MUTEX:
                 self._files.index.drop(number)
-        return None
+        raise FileNotFoundError(
+            errno.ENOENT, f"the shard of entry {name} comes and goes", self.folder
+        )
 
     def _find(self, number: int) -> Place | None:
         """Return the place of an entry; at a miss, what others have written is looked at."""
@@ -115,6 +124,9 @@ class EntryReader:
         Raises:
             DataError: It is damaged.
         """
+        return self._about(source, TRIES)
+
+    def _about(self, source: str, tries: int) -> list[dict[str, Any]]:
         number = source_number(source)
         found: list[tuple[float, dict[str, Any]]] = []
         with MUTEX:
@@ -126,7 +138,7 @@ class EntryReader:
                 said = self._said(place)
             except Gone:
                 self.refresh()
-                return self.about(source)
+                return self._about(source, tries - 1) if tries else []
             own = said.pop(OWN, None)
             if isinstance(own, dict) and own.get("source") == source:
                 found.append((float(own.get("time", 0)), said))

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .graph import Graph
-from .hand_over import hand_over
 from .order import Batch, Lane, Order, Skipped
 from .work import Workshop
 
@@ -55,7 +54,6 @@ class LaneWalker:
         self.repeat = repeat
         self.sources = graph.open()
         self.workshop = Workshop(graph.work, graph.seed, on_error, shared) if graph.work else None
-        self.shared = shared
         self._lanes: dict[int, tuple[Lane, Order[Batch]]] = {}
         self._left: dict[int, int] = {}
         self.ended: set[int] = set()
@@ -169,7 +167,7 @@ class Steps:
             raise StopIteration
         made = self.walker.make(self.g)
         self.g += self.stride
-        return made._replace(batch=hand_over(made.batch)) if self.walker.shared else made
+        return made
 
 
 def replay(

@@ -192,6 +192,29 @@ def test_a_kill_at_any_step_loses_nothing(tmp_path):
     assert found == want
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no names of open files here")
+def test_no_shard_goes_before_what_it_had_is_on_the_disk(store, monkeypatch):
+    """A kill would leave the parts; a power cut would not."""
+    real, synced, gone = os.fsync, [], []
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")) or real(fd)
+    )
+
+    def unlink(path):
+        gone.append(path)
+        assert not [f for f in os.listdir(store.folder) if f.endswith(".part")]
+        for new in set(tars(store)) - first:
+            assert any(path.endswith(new + ".part") for path in synced)
+            assert store.folder in synced[synced.index(os.path.join(store.folder, new + ".part")) :]
+        os.remove(path)
+
+    first = set(tars(store))
+    monkeypatch.setattr(entry_prune.os, "unlink", unlink)
+    store.prune({name(i) for i in range(0, 30, 2)})
+    assert len([path for path in gone if path.endswith(".tar")]) == 10
+    assert held(store) == set(range(0, 30, 2))
+
+
 def test_two_prune_at_once(store):
     keeps = [{name(i) for i in range(0, 30, n)} for n in (2, 3)]
     crew = [

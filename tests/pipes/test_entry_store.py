@@ -435,6 +435,16 @@ def test_pruned_by_another_process_is_a_miss(sealed):
     assert [a["caption"] for a in other.about("source 2")] == ["c2"]
 
 
+def test_a_shard_that_is_listed_and_cannot_be_found_is_an_error(sealed):
+    path = place_of(sealed, 1)[0]
+    other = EntryStore(sealed.folder)
+    assert name(1) in other
+    os.rename(path, path + ".moved")
+    os.symlink("nothing", path)
+    with pytest.raises(FileNotFoundError, match="comes and goes|No such file"):
+        other.read(name(1))
+
+
 def test_about_goes_on_where_a_shard_was_pruned(sealed):
     other = EntryStore(sealed.folder)
     assert other.sizes()[0] == 5
