@@ -93,7 +93,9 @@ def run_chain(
 
 
 @pytest.mark.filterwarnings("ignore:.*half-filled buckets")
-@pytest.mark.parametrize("chain", range(200))
+@pytest.mark.parametrize(
+    "chain", [pytest.param(i, marks=() if i < 80 else pytest.mark.soak) for i in range(200)]
+)
 def test_chain(chain: int, shards: str, expected: Callable[[int], list[dict[str, str]]]) -> None:
     lanes = LANES[chain % len(LANES)]
     run_chain(shards, expected(lanes), lanes, random.Random(chain))
