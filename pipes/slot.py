@@ -1,6 +1,7 @@
 """The memory of the batch that is being made, and each sample's place in it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,16 +23,18 @@ class BatchMemory:
         self._shared = shared
         self._recycled = recycled or Recycled()
         self._whole: dict[Any, torch.Tensor] = {}
+        self._rows: dict[Any, tuple[tuple[int, ...], torch.dtype, Sequence[torch.Tensor]]] = {}
         self._bytes: dict[Any, memoryview] = {}
 
     def row(
         self, name: Any, i: int, shape: tuple[int, ...], dtype: torch.dtype
     ) -> torch.Tensor | None:
         """Return row ``i`` of a tensor; None where it is of another shape or type already."""
-        whole = self._whole.get(name)
-        if whole is None:
+        found = self._rows.get(name)
+        if found is None:
             whole = self._whole[name] = self._empty((self._count, *shape), dtype)
-        return whole[i] if whole.shape[1:] == shape and whole.dtype == dtype else None
+            found = self._rows[name] = (shape, dtype, whole.unbind())  # less time than each alone
+        return found[2][i] if found[0] == shape and found[1] == dtype else None
 
     def row_bytes(self, name: Any, i: int) -> memoryview:
         """Return the memory of row ``i`` of a tensor that a row was asked of."""
