@@ -1,15 +1,15 @@
 """What FLUX.1's transformer is trained on: latents and text embeddings, from caches or encoders."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
 from ..models.weights import find_part
-from ..pipes import ElasticDataLoader, Pipe
+from ..pipes import ElasticDataLoader, EntryStore, Pipe
 from ..pipes.on_device import DeviceLoader
-from ..transforms import TextCache, flux_pack_latents, flux_scale_latents
+from ..transforms import LatentCache, TextCache, flux_pack_latents, flux_scale_latents
+from ..transforms.cache import Cache
 from ..transforms.posterior import draw_latents
 from .cache_latents import fill_latents
 from .cache_models import CacheModels
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .flux import Config
 
 Batch = dict[str, Any]
+C = TypeVar("C", bound=Cache)
 FOREVER = 1 << 40
 """Batches of an epoch: steps are what is counted here."""
 
@@ -63,14 +64,12 @@ class FluxInputs:
             "world_size": self.world.size,
         }
 
-    def _latents(self) -> Any:
+    def _latents(self) -> LatentCache:
         assert self.cfg.cache != "none"
         cache = self.models.latents(self.cfg.cache, self.world.device)
         fill_latents(self.cfg.data, cache, 8, **self._walk())
         self.world.barrier()
-        cache.encoder = None  # the VAE is gone
-        cache.store.refresh()
-        return cache
+        return self._without_encoder(cache)
 
     def _texts(self) -> Mapping[str, TextCache]:
         caches = self.models.texts(self.cfg.texts, self.world.device)
@@ -79,10 +78,14 @@ class FluxInputs:
         prompts = self.cfg.validation.prompts
         fill_texts(self.cfg.data, caches, 32, also=prompts, **self._walk())
         self.world.barrier()
-        for cache in caches.values():
-            cache.encoder = None
-            cache.store.refresh()
-        return caches
+        return {name: self._without_encoder(cache) for name, cache in caches.items()}
+
+    def _without_encoder(self, cache: C) -> C:
+        """Return a cache whose model is gone; what other ranks have written is seen."""
+        cache.encoder = None
+        assert isinstance(cache.store, EntryStore)
+        cache.store.refresh()
+        return cache
 
     # -- loaders --------------------------------------------------------------------------------
 
@@ -90,7 +93,8 @@ class FluxInputs:
         """Return the loader of what is trained on, without end."""
         cfg = self.cfg
         order = cfg.data.batches(cfg.batch_size, "train", lanes=cfg.lanes)
-        return self._on_device(self._loader(order, "train", FOREVER))
+        place = (self.world.rank, self.world.size)
+        return self._on_device(self._loader(order, "train", FOREVER, *place))
 
     def held_out(self, *, whole: bool) -> DeviceLoader | None:
         """Return the loader of what is held out, in one pass; None where nothing is.
@@ -101,11 +105,11 @@ class FluxInputs:
         if not self.cfg.data.validation:
             return None
         order = self.cfg.data.batches(self.cfg.batch_size, "validation", repeat=False)
-        place = {"rank": 0, "world_size": 1} if whole else {}
-        return self._on_device(self._loader(order, "validation", None, **place))
+        place = (0, 1) if whole else (self.world.rank, self.world.size)
+        return self._on_device(self._loader(order, "validation", None, *place))
 
     def _loader(
-        self, order: Pipe, split: Split, epoch: int | None, **place: int
+        self, order: Pipe, split: Split, epoch: int | None, rank: int, world_size: int
     ) -> ElasticDataLoader:
         pipe = self.cfg.data.decoded(
             order,
@@ -115,13 +119,13 @@ class FluxInputs:
         )
         for cache in self.texts.values():
             pipe = pipe.transform(cache.lookup)
-        rank = {"rank": self.world.rank, "world_size": self.world.size} | place
         workers = self.cfg.num_workers if split == "train" else 0
         return pipe.loader(
             workers,
             epoch_batches=epoch,
             pin_memory=self.world.device.type == "cuda",
-            **rank,
+            rank=rank,
+            world_size=world_size,
         )
 
     def _on_device(self, loader: ElasticDataLoader) -> DeviceLoader:
@@ -177,11 +181,3 @@ class FluxInputs:
                 f"loss_weight is {name!r}: not every image of {batch['__key__']} has a number there"
             ) from None
         return torch.tensor(found, device=self.world.device)
-
-
-Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def caches_in(cfg: "Config") -> Path:
-    """Return the folder of what is computed beforehand."""
-    return cfg.cache_dir or cfg.out / "cache"

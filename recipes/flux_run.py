@@ -170,7 +170,7 @@ class FluxRun:
         for i, batch in enumerate(batches):
             with accumulating(self.model, last=i == len(batches) - 1):
                 loss = self.losses(batch).sum()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             count += len(batch["__ref__"])
         loss_sum, samples = self.world.sum(float(total), count)
@@ -216,7 +216,7 @@ class FluxRun:
             while self.step < cfg.steps and not stop.asked():
                 values = self.make_step([next(batches) for _ in range(share)])
                 last = self.step == cfg.steps
-                pace.add(values.pop("samples"))
+                pace.add(int(values.pop("samples")))
                 trackers.progress(self.step)
                 if last or self.step % cfg.log_every == 0:
                     trackers.log(self.step, values | {IMAGES_PER_SECOND: pace.rate()})

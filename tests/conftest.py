@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,11 @@ from penstock.pipes.pipe import Pipe
 from penstock.pipes.sample import IMAGE_SIZE, KEY, URL, Sample
 from penstock.pipes.sources import Source, SourcePipe
 from penstock.pipes.stream import LaneWalker, Made
+
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

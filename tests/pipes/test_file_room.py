@@ -42,14 +42,15 @@ def add(room, number, size, used=None):
 
 def held(room):
     """Return the bytes of all files, finished or not."""
-    total = 0
+    sizes = {}  # by inode: one that is renamed meanwhile may be listed under both names
     for folder, _, names in os.walk(room.folder):
         for name in names:
             try:
-                total += os.stat(os.path.join(folder, name)).st_size
+                found = os.stat(os.path.join(folder, name))
             except FileNotFoundError:
                 continue
-    return total
+            sizes[found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def numbers(room, most=1000):

@@ -107,12 +107,19 @@ def test_a_hold_ends_with_its_process_or_its_object(s3, bounded):
     cache.hold(urls[2]).close()
 
 
+def begin_and_sleep(begun):
+    begun.set()
+    time.sleep(60)
+
+
 def test_a_child_does_not_keep_what_its_parent_held(s3, bounded):
     cache = bounded(10)
     urls = [s3.put(f"{i}.tar", bytes([i]) * 10) for i in range(2)]
     hold = cache.hold(urls[0])
-    process = fork.Process(target=time.sleep, args=(60,))
+    begun = fork.Event()
+    process = fork.Process(target=begin_and_sleep, args=(begun,))
     process.start()
+    assert begun.wait(30)
     hold.close()
     cache.hold(urls[1]).close()  # the child's lock would be in the way
     process.kill()
