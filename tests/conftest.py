@@ -21,7 +21,6 @@ from penstock.pipes.sample import IMAGE_SIZE, KEY, URL, Sample
 from penstock.pipes.sources import Source, SourcePipe
 from penstock.pipes.stream import LaneWalker, Made
 
-
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
