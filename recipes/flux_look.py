@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +15,9 @@ from ..models.flux import load_scheduler, load_vae
 from ..models.flux_fit import fit_text
 from ..models.flux_memory import FluxPlan, FluxSizes
 from ..models.flux_sample import sample_flux
+from ..pipes.bucket import AspectRatioBucketer
+from ..pipes.bucket_report import BucketReport, bucket_report
+from ..pipes.graph import Graph
 from ..transforms.flow_matching import fixed_sigmas, flow_loss, noised, velocity
 from .cache_models import DTYPES
 from .contact_sheet import write_contact_sheet
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 Predict = Callable[[nn.Module, torch.Tensor, torch.Tensor, Batch], torch.Tensor]
 SHOWN = 40
 """Images on the contact sheet."""
+
+MEASURED = 100_000
+"""Images whose sizes are looked at, at most."""
 
 
 class Look:
@@ -161,7 +168,10 @@ def _states(kind: str) -> Any:
 
 
 def show_data(cfg: "Config", world: World) -> None:
-    """Write a contact sheet of what is trained on, with the crops and captions that it gets."""
+    """Write a contact sheet of what is trained on, with the crops and captions that it gets.
+
+    It says how many images each bucket has, and where a batch would be filled with one image.
+    """
     if not world.main or (cfg.out / "contact_sheet.png").exists():
         return
     order = cfg.data.batches(cfg.batch_size, "train")
@@ -172,6 +182,43 @@ def show_data(cfg: "Config", world: World) -> None:
         if sum(len(one["image"]) for one in shown) >= SHOWN:
             break
     loader.close()
+    report = _buckets(loader.graph)
+    few = _few(report, cfg.batch_size)
+    if few:
+        print(few, file=sys.stderr)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        write_contact_sheet(shown, cfg.out, title="What is trained on")
+        warnings.simplefilter("ignore")  # the page says what is left out
+        write_contact_sheet(
+            shown,
+            cfg.out,
+            title="What is trained on",
+            notes=few,
+            report_html="" if report is None else report.to_html(),
+        )
+
+
+def _buckets(graph: Graph) -> BucketReport | None:
+    """Return how the images fall into the buckets; None where there are too many to look at."""
+    (source,) = graph.sources
+    counts = graph.sample_counts()
+    (bucketer,) = (step for step in graph.steps if isinstance(step, AspectRatioBucketer))
+    if counts is None or counts["total"] > MEASURED:
+        return None
+    return bucket_report(bucketer.buckets, np.concatenate([*source.image_sizes()]))
+
+
+def _few(report: BucketReport | None, batch_size: int) -> str:
+    """Return the words for buckets that have fewer images than a batch; "" where none has."""
+    if report is None:
+        return ""
+    few = [row for row in report.rows if 0 < row.images < batch_size and row.size is not None]
+    if not few:
+        return ""
+    least = min(few, key=lambda row: row.images)
+    assert least.size is not None
+    height, width = least.size
+    return (
+        f"{len(few)} of the buckets have fewer images than a batch of {batch_size}, for one "
+        f"{height} x {width} (height x width) has {least.images}: their batches hold the same "
+        "image more than once. batch_size 1 and more batches_per_step mix them instead"
+    )

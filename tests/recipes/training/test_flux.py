@@ -243,6 +243,15 @@ def test_photographs_without_captions_get_the_trigger(finished, place, tmp_path)
     assert "a photo of sks" in (cfg.out / "contact_sheet.html").read_text()
 
 
+def test_a_bucket_of_few_images_is_told(finished, tmp_path, capsys):
+    cfg = replace(finished, out=tmp_path / "run", batch_size=8, steps=1, batches_per_step=1)
+    one_thread(cfg)
+    said = "fewer images than a batch of 8"
+    assert said in capsys.readouterr().err
+    assert said in (cfg.out / "contact_sheet.html").read_text()
+    assert said not in (finished.out / "contact_sheet.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
