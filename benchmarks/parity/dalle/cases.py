@@ -28,8 +28,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "shared layers": {"shared_attn_ids": (0, 1, 0), "shared_ff_ids": (0, 0, 1)},
     "image weight 3": {"loss_img_weight": 3},
     "all": {
-        **{"reversible": True, "rotary_emb": False, "sandwich_norm": True, "stable": True},
-        **{"share_input_output_emb": True, "shared_ff_ids": (0, 0, 1)},
+        "reversible": True,
+        "rotary_emb": False,
+        "sandwich_norm": True,
+        "stable": True,
+        "share_input_output_emb": True,
+        "shared_ff_ids": (0, 0, 1),
     },
 }
 
@@ -87,7 +91,7 @@ def dalle_cases() -> Iterator[tuple[str, dict[str, float]]]:
     for kind in (*KINDS, KINDS):
         for option, settings in OPTIONS.items():
             if "shared_attn_ids" in settings and not isinstance(kind, str):
-                settings = {**settings, "shared_attn_ids": (0, 1, 2)}
+                settings = {**settings, "shared_attn_ids": (0, 1, 2, 3)}
             depth = 4 if kind is KINDS else 3
             theirs, ours = dalles(
                 attn_types=kind if kind is KINDS else (kind,), depth=depth, **settings
