@@ -77,36 +77,39 @@ class Attention(nn.Module):
         qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
         if run.turns is not None:
             qkv = turn(qkv, run.turns)
-        q, k, v = qkv.unbind(2)
         if run.cache is not None and run.cache.length > 0:
-            out = self._next(q, k, v, run, run.cache, index)
+            out = self._next(*qkv.unbind(2), run, run.cache, index)
         else:
             if run.cache is not None:
-                run.cache.extend(f"key {index}", k)
-                run.cache.extend(f"value {index}", v)
-            out = self._all(q, k, v, run)
+                run.cache.extend(f"key {index}", qkv[:, :, 1])
+                run.cache.extend(f"value {index}", qkv[:, :, 2])
+            out = self._all(qkv, run)
         return self.dropout(self.to_out(out.flatten(2)))  # type: ignore[no-any-return]
 
-    def _all(self, q: Tensor, k: Tensor, v: Tensor, run: Pass) -> Tensor:
-        """Attend within a sequence from its start; [B, n, H, D] each, as the result."""
+    def _all(self, qkv: Tensor, run: Pass) -> Tensor:
+        """Attend within a sequence from its start; [B, n, 3, H, D] to [B, n, H, D]."""
+        n = qkv.shape[1]
         if run.layout is None:
             seen = None if run.visible is None else run.visible[:, None, None]
-            return attend(q, k, v, seen)
-        text, n = run.layout.text_len, q.shape[1]
+            return attend(*qkv.unbind(2), seen)
+        text = run.layout.text_len
         if self.kind == "sparse":
             assert self.blocks is not None
+            q, k, v = qkv.unbind(2)
             if q.is_cuda:
-                return self.blocks(q, k, v, run.visible)
+                return self.blocks(q, k, v, run.visible)  # type: ignore[no-any-return]
             return attend(q, k, v, _visible(self.seen[:n, :n], run.visible))
         if self.kind == "full" or n <= text:
-            return _attend_before(q, k, v, run)
-        words = _attend_before(q[:, :text], k[:, :text], v[:, :text], run)
+            return _attend_before(qkv, run)
+        # One split, whose gradient is one copy; slices of q, k and v would each make a whole one.
+        words, image = qkv.split([text, n - text], dim=1)
         strips = Strips(self.kind, run.layout, n)
         name = f"{self.kind} {n}"
         if name not in run.masks:
-            run.masks[name] = strips.mask(len(q), run.visible, q)
-        image = attend(strips.queries(q), strips.keys(k), strips.keys(v), run.masks[name])
-        return torch.cat([words, strips.together(image)], dim=1)
+            run.masks[name] = strips.mask(len(qkv), run.visible, qkv)
+        q, keys = strips.cut(words, image)
+        picture = strips.together(attend(q, *keys.unbind(2), run.masks[name]))
+        return torch.cat([_attend_before(words, run), picture], dim=1)
 
     def _next(self, q: Tensor, k: Tensor, v: Tensor, run: Pass, cache: Cache, index: int) -> Tensor:
         """Attend from one more position to those in the cache; [B, 1, H, D]."""
@@ -133,8 +136,9 @@ def attend(
     return out.transpose(1, 2)
 
 
-def _attend_before(q: Tensor, k: Tensor, v: Tensor, run: Pass) -> Tensor:
+def _attend_before(qkv: Tensor, run: Pass) -> Tensor:
     """Attend to all positions before, and to the position itself."""
+    q, k, v = qkv.unbind(2)
     if run.visible is None:
         return attend(q, k, v, causal=True)
     n = q.shape[1]

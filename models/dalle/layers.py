@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention, Pass
+from .gated import gated
 from .token_shift import remember, shift_next, shift_tokens
 
 
@@ -27,8 +27,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return float [B, n, dim]."""
-        values, gates = self.to_inner(x).chunk(2, dim=-1)
-        return self.to_out(self.dropout(values * F.gelu(gates)))  # type: ignore[no-any-return]
+        inner = gated(self.to_inner(x))
+        return self.to_out(self.dropout(inner))  # type: ignore[no-any-return]
 
 
 class Half(nn.Module):

@@ -1,11 +1,11 @@
 """Block-sparse attention by flex_attention."""
 
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from .layout import Layout
 from .patterns import BLOCK, sparse_blocks
@@ -15,7 +15,7 @@ class BlockSparse(nn.Module):
     """Attention to the blocks of `sparse_blocks`; on CUDA the others are not computed.
 
     flex_attention (torch) has no gradient on the CPU, where `Attention` gives the same pattern to
-    scaled_dot_product_attention as a mask.
+    scaled_dot_product_attention as a mask. It is imported where it is used, for it loads sympy.
 
     Args:
         layout: Where text and image stand.
@@ -38,13 +38,15 @@ class BlockSparse(nn.Module):
             v: Values.
             visible: Bool [B, m]: which of the first m positions may be seen; None for all.
         """
-        attend = _compiled() if q.is_cuda else flex_attention
+        flex: Any = import_module("torch.nn.attention.flex_attention")
+        attend = _compiled() if q.is_cuda else flex.flex_attention
         out: Any = attend(
             *(t.transpose(1, 2) for t in (q, k, v)), block_mask=self._mask(q, visible)
         )
         return out.transpose(1, 2)  # type: ignore[no-any-return]
 
     def _mask(self, q: Tensor, visible: Tensor | None) -> Any:
+        create_block_mask = import_module("torch.nn.attention.flex_attention").create_block_mask
         blocks, n, device = self.blocks, q.shape[1], q.device
 
         def seen(_batch: Tensor, _head: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -65,4 +67,5 @@ class BlockSparse(nn.Module):
 
 @lru_cache(maxsize=1)
 def _compiled() -> Any:
-    return torch.compile(flex_attention, dynamic=False)
+    flex: Any = import_module("torch.nn.attention.flex_attention")
+    return torch.compile(flex.flex_attention, dynamic=False)

@@ -29,18 +29,25 @@ class Strips:
         if kind == "conv_like":
             self.rows = KERNEL
 
-    def queries(self, x: Tensor) -> Tensor:
-        """Return the image of [B, n, H, D] as [B S, l, H, D]."""
-        return self._cut(x).flatten(0, 1)
+    def cut(self, words: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the strips' queries and what they see.
 
-    def keys(self, x: Tensor) -> Tensor:
-        """Return the text of [B, n, H, D] and what each strip sees, as [B S, t + s, H, D]."""
-        image = self._cut(x)
+        Args:
+            words: Queries, keys and values of the text, [B, t, 3, H, D].
+            image: The same of the image, [B, S l, 3, H, D].
+
+        Returns:
+            Queries [B S, l, H, D]; keys and values [B S, t + s, 2, H, D].
+        """
+        rows = image.unflatten(1, (-1, self.width))
+        rows = rows.transpose(1, 2) if self.by_column else rows
+        queries, own = rows.split([1, 2], dim=3)
         if self.rows > 1:
-            above = F.pad(image, (0, 0, 0, 0, 0, 0, self.rows - 1, 0))
-            image = above.unfold(1, self.rows, 1).movedim(-1, 2).flatten(2, 3)
-        words = x[:, None, : self.text].expand(-1, self.count, -1, -1, -1)
-        return torch.cat([words, image], dim=2).flatten(0, 1)
+            above = F.pad(own, (0, 0, 0, 0, 0, 0, 0, 0, self.rows - 1, 0))
+            own = above.unfold(1, self.rows, 1).movedim(-1, 2).flatten(2, 3)
+        text = words[:, None, :, 1:].expand(-1, self.count, -1, -1, -1, -1)
+        seen = torch.cat([text, own], dim=2)
+        return queries.squeeze(3).flatten(0, 1), seen.flatten(0, 1)
 
     def together(self, out: Tensor) -> Tensor:
         """Return [B S, l, H, D] as the image's positions, [B, S l, H, D]."""
@@ -75,7 +82,3 @@ class Strips:
             seen = seen.expand(batch, -1, -1, -1).flatten(0, 1)
         added = torch.zeros(seen.shape, dtype=like.dtype, device=device)
         return added.masked_fill_(~seen, -torch.inf)[:, None]
-
-    def _cut(self, x: Tensor) -> Tensor:
-        image = x[:, self.text :].unflatten(1, (-1, self.width))
-        return image.transpose(1, 2) if self.by_column else image
