@@ -125,13 +125,16 @@ class TextTokenizer:
         words += ["".join(pair) for pair in merges]
         words += ["<|startoftext|>", "<|endoftext|>"]
         vocabulary = {word: i for i, word in enumerate(words)}
-        model: Any = tokenizers.models.BPE(
-            vocab=vocabulary,
-            merges=merges,
-            unk_token="<|endoftext|>",
-            continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
-        )
+        try:
+            model: Any = tokenizers.models.BPE(
+                vocab=vocabulary,
+                merges=merges,
+                unk_token="<|endoftext|>",
+                continuing_subword_prefix="",
+                end_of_word_suffix="</w>",
+            )
+        except Exception as error:  # the Rust half raises bare exceptions
+            raise ValueError(f"{fspath(path)}: these merges make no vocabulary: {error}") from error
         tokenizer = tokenizers.Tokenizer(model)
         normalizers, splitters = tokenizers.normalizers, tokenizers.pre_tokenizers
         tokenizer.normalizer = normalizers.Sequence(
@@ -167,7 +170,8 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, all of them and none of padding."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return [i + 1 for i in ids] if self.reserve_padding else ids
+        # A vocabulary of whole words gives padding for its name in a text: no word, so left out.
+        return [i + 1 for i in ids] if self.reserve_padding else [i for i in ids if i != 0]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; padding is passed over."""

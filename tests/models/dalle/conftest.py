@@ -1,6 +1,6 @@
 """Small models, texts with paddings, images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -18,6 +18,15 @@ def shake(model: nn.Module, seed: int = 0) -> None:
         for name, weight in model.named_parameters():
             size = 0.5 if name.endswith("scale") else 0.05
             weight += size * torch.randn(weight.shape, generator=draw)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors here are small: threads only wait for each other, long on a machine that is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
