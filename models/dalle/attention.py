@@ -46,6 +46,8 @@ class Attention(nn.Module):
         layer: Number of the layer that makes it, for the drawn blocks of "sparse".
     """
 
+    seen: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -78,7 +80,7 @@ class Attention(nn.Module):
         if run.turns is not None:
             qkv = turn(qkv, run.turns)
         if run.cache is not None and run.cache.length > 0:
-            out = self._next(*qkv.unbind(2), run, run.cache, index)
+            out = self._next(qkv, run, run.cache, index)
         else:
             if run.cache is not None:
                 run.cache.extend(f"key {index}", qkv[:, :, 1])
@@ -91,7 +93,8 @@ class Attention(nn.Module):
         n = qkv.shape[1]
         if run.layout is None:
             seen = None if run.visible is None else run.visible[:, None, None]
-            return attend(*qkv.unbind(2), seen)
+            q, k, v = qkv.unbind(2)
+            return attend(q, k, v, seen)
         text = run.layout.text_len
         if self.kind == "sparse":
             assert self.blocks is not None
@@ -102,18 +105,20 @@ class Attention(nn.Module):
         if self.kind == "full" or n <= text:
             return _attend_before(qkv, run)
         # One split, whose gradient is one copy; slices of q, k and v would each make a whole one.
-        words, image = qkv.split([text, n - text], dim=1)
+        words, image = torch.split(qkv, [text, n - text], dim=1)
         strips = Strips(self.kind, run.layout, n)
         name = f"{self.kind} {n}"
         if name not in run.masks:
             run.masks[name] = strips.mask(len(qkv), run.visible, qkv)
-        q, keys = strips.cut(words, image)
-        picture = strips.together(attend(q, *keys.unbind(2), run.masks[name]))
+        q, seen_by_strip = strips.cut(words, image)
+        k, v = seen_by_strip.unbind(2)
+        picture = strips.together(attend(q, k, v, run.masks[name]))
         return torch.cat([_attend_before(words, run), picture], dim=1)
 
-    def _next(self, q: Tensor, k: Tensor, v: Tensor, run: Pass, cache: Cache, index: int) -> Tensor:
-        """Attend from one more position to those in the cache; [B, 1, H, D]."""
+    def _next(self, qkv: Tensor, run: Pass, cache: Cache, index: int) -> Tensor:
+        """Attend from one more position to those in the cache; [B, 1, 3, H, D] to [B, 1, H, D]."""
         at = cache.length
+        q, k, v = qkv.unbind(2)
         k, v = cache.extend(f"key {index}", k), cache.extend(f"value {index}", v)
         seen = None if self.kind == "full" else self.seen[at : at + 1, : at + 1]
         if seen is None and run.visible is None:
@@ -130,9 +135,8 @@ def attend(
 
     The softmax is computed from differences to the largest score, so it is a stable one.
     """
-    out = F.scaled_dot_product_attention(
-        *(t.transpose(1, 2) for t in (q, k, v)), attn_mask=mask, is_causal=causal
-    )
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return out.transpose(1, 2)
 
 

@@ -46,7 +46,7 @@ class CodeSequence(nn.Module):
         tokenizer = check_image_tokenizer(vae)
         attn_ids = None if shared_attn_ids is None else tuple(shared_attn_ids)
         ff_ids = None if shared_ff_ids is None else tuple(shared_ff_ids)
-        if sparse_attn is not False and sparse_attn != 0:
+        if sparse_attn:
             warn(
                 "sparse_attn has no effect, as in dalle-pytorch 1.6.6: say "
                 "attn_types=('full', 'sparse')",

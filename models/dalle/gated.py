@@ -12,7 +12,7 @@ def gated(x: Tensor) -> Tensor:
 
     For the way back it keeps ``x`` alone, and writes the gradients of both halves in place.
     """
-    return _Gated.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return _Gated.apply(x)  # type: ignore[no-any-return]
 
 
 class _Gated(torch.autograd.Function):
@@ -23,7 +23,7 @@ class _Gated(torch.autograd.Function):
         return F.gelu(gates).mul_(values)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         values, gates = x.chunk(2, dim=-1)

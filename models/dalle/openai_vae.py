@@ -139,7 +139,7 @@ class OpenAIDiscreteVAE(nn.Module):
     def decode(self, img_seq: Tensor) -> Tensor:
         """Return the images of codes, integers [B, n], as float [B, 3, S, S] in [0, 1]."""
         side = math.isqrt(img_seq.shape[1])
-        codes = F.one_hot(img_seq.unflatten(1, (side, side)), self.num_tokens).movedim(-1, 1)
+        codes = F.one_hot(torch.unflatten(img_seq, 1, (side, side)), self.num_tokens).movedim(-1, 1)
         stats: Tensor = self.dec(codes.to(self.dec.blocks.input.weight.dtype))  # type: ignore[union-attr, arg-type]
         return ((stats[:, :3].sigmoid() - EDGE) / (1 - 2 * EDGE)).clamp(0, 1)
 

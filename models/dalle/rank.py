@@ -33,7 +33,7 @@ def image_scores(
     if isinstance(clip, CLIP):
         with evaluating(clip):
             return clip(text, _resized(images, clip.image_size), mask)  # type: ignore[no-any-return]
-    config = getattr(clip, "config", None)
+    config: Any = getattr(clip, "config", None)
     if not hasattr(config, "vision_config") or not hasattr(config, "text_config"):
         raise TypeError(
             f"clip must be a CLIP or a CLIPModel of transformers, got {type(clip).__name__}"

@@ -29,8 +29,8 @@ def run_reversibly(layers: Sequence[tuple[Half, Half]], x: Tensor, run: Pass) ->
     first = second = x
     for layer in layers:
         parameters = [p for half in layer for p in half.parameters()]
-        first, second = _Layer.apply(layer, run, outputs, first, second, *parameters)  # type: ignore[no-untyped-call]
-    return _Mean.apply(outputs, first, second)  # type: ignore[no-any-return, no-untyped-call]
+        first, second = _Layer.apply(layer, run, outputs, first, second, *parameters)
+    return _Mean.apply(outputs, first, second)  # type: ignore[no-any-return]
 
 
 class _Outputs:

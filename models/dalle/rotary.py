@@ -46,5 +46,5 @@ def rotary_turns(text_len: int, width: int, dim_head: int) -> Tensor:
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
     """Return ``x``, float [B, n, K, H, D], turned by ``turns``, complex [n, D / 2]."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(torch.unflatten(x.float(), -1, (-1, 2)))
     return torch.view_as_real(pairs * turns[:, None, None]).flatten(-2).type_as(x)

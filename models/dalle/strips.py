@@ -39,9 +39,9 @@ class Strips:
         Returns:
             Queries [B S, l, H, D]; keys and values [B S, t + s, 2, H, D].
         """
-        rows = image.unflatten(1, (-1, self.width))
+        rows = torch.unflatten(image, 1, (-1, self.width))
         rows = rows.transpose(1, 2) if self.by_column else rows
-        queries, own = rows.split([1, 2], dim=3)
+        queries, own = torch.split(rows, [1, 2], dim=3)
         if self.rows > 1:
             above = F.pad(own, (0, 0, 0, 0, 0, 0, 0, 0, self.rows - 1, 0))
             own = above.unfold(1, self.rows, 1).movedim(-1, 2).flatten(2, 3)
@@ -51,7 +51,7 @@ class Strips:
 
     def together(self, out: Tensor) -> Tensor:
         """Return [B S, l, H, D] as the image's positions, [B, S l, H, D]."""
-        image = out.unflatten(0, (-1, self.count))
+        image = torch.unflatten(out, 0, (-1, self.count))
         return (image.transpose(1, 2) if self.by_column else image).flatten(1, 2)
 
     def mask(self, batch: int, visible: Tensor | None, like: Tensor) -> Tensor:

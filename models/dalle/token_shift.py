@@ -19,7 +19,7 @@ def shift_tokens(x: Tensor, layout: Layout) -> Tensor:
         x: Float [B, n, C]: text positions, then whole rows of the image, or texts alone.
         layout: Where the image begins, and its width.
     """
-    return _Shift.apply(x, layout)  # type: ignore[no-any-return, no-untyped-call]
+    return _Shift.apply(x, layout)  # type: ignore[no-any-return]
 
 
 class _Shift(torch.autograd.Function):
@@ -42,7 +42,8 @@ def _shifted(x: Tensor, layout: Layout, step: int) -> Tensor:
     out = x.clone(memory_format=torch.contiguous_format)
     _slide(out[:, :text, :half], x[:, :text, :half], 1, step)
     if x.shape[1] > text:
-        old, new = (t[:, text:].unflatten(1, (-1, layout.width)) for t in (x, out))
+        size = (-1, layout.width)
+        old, new = (torch.unflatten(t[:, text:], 1, size) for t in (x, out))
         _slide(new[..., :quarter], old[..., :quarter], 1, step)
         left = slice(quarter, 2 * quarter)
         _slide(new[..., left], old[..., left], 2, step)

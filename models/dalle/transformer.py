@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -126,7 +127,8 @@ class Transformer(nn.Module):
             if self._turns.device != x.device:
                 self._turns = self._turns.to(x.device)
             run.turns = self._turns[start : start + x.shape[1]]
-        halves = [(layer.attention, layer.feed_forward) for layer in self.layers]
+        layers = (cast(Layer, layer) for layer in self.layers)
+        halves = [(layer.attention, layer.feed_forward) for layer in layers]
         if self.reversible:
             x = run_reversibly(halves, x, run)
         else:

@@ -70,7 +70,7 @@ class AttnBlock(nn.Module):
         h = self.norm(x)
         q, k, v = (part(h).flatten(2).transpose(1, 2)[:, None] for part in (self.q, self.k, self.v))
         out = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
-        return x + self.proj_out(out.unflatten(2, x.shape[2:]))  # type: ignore[no-any-return]
+        return x + self.proj_out(torch.unflatten(out, 2, x.shape[2:]))  # type: ignore[no-any-return]
 
 
 class Downsample(nn.Module):

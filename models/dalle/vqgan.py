@@ -82,7 +82,7 @@ class VQGanVAE(nn.Module):
     def decode(self, img_seq: Tensor) -> Tensor:
         """Return the images of codes, integers [B, n], as float [B, C, S, S] in [0, 1]."""
         side = math.isqrt(img_seq.shape[1])
-        latents = self.codebook(img_seq.unflatten(1, (side, side))).movedim(-1, 1)
+        latents = self.codebook(torch.unflatten(img_seq, 1, (side, side))).movedim(-1, 1)
         images: Tensor = self.decoder(self.post_quant_conv(latents))
         return images.clamp(-1, 1) / 2 + 0.5
 
@@ -131,7 +131,7 @@ class DiffusersVQ(nn.Module):
         """Return the images of codes, integers [B, n], as float [B, C, S, S] in [0, 1]."""
         side = math.isqrt(img_seq.shape[1])
         table = self.model.quantize.embedding.weight
-        latents = F.embedding(img_seq.unflatten(1, (side, side)), table).movedim(-1, 1)
+        latents = F.embedding(torch.unflatten(img_seq, 1, (side, side)), table).movedim(-1, 1)
         images: Tensor = self.model.decode(latents, force_not_quantize=True).sample
         return images.clamp(-1, 1) / 2 + 0.5
 
