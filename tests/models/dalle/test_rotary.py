@@ -25,8 +25,12 @@ def test_turns_of_known_positions():
 
 def test_image_and_text_are_far_apart():
     turns = rotary_turns(4, 3, 24)
-    assert (turns[4:, 0] == turns[4, 0]).all()
+    image, text = torch.tensor([8192.0]), torch.tensor([10 * math.pi])
+    torch.testing.assert_close(turns[4:, 0], torch.polar(torch.ones(1), image).expand(9))
     assert (turns[:4, 4:] == turns[0, 4:]).all()
+    torch.testing.assert_close(turns[:1, 4], torch.polar(torch.ones(1), -text))
+    slow = torch.polar(torch.ones(1), -10 * 7 / 3 * torch.tensor([math.pi]))
+    torch.testing.assert_close(turns[:1, 9], slow, atol=1e-4, rtol=0)
 
 
 def test_the_rest_does_not_turn():

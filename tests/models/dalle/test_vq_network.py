@@ -2,7 +2,14 @@
 
 import torch
 
-from penstock.models.dalle.vq_network import AttnBlock, VQDecoder, VQEncoder, VQSizes, nearest
+from penstock.models.dalle.vq_network import (
+    AttnBlock,
+    Downsample,
+    VQDecoder,
+    VQEncoder,
+    VQSizes,
+    nearest,
+)
 
 SIZES = VQSizes(
     ch=32,
@@ -32,6 +39,15 @@ def test_attention_among_pixels():
     weights = (q.mT @ k / 32**0.5).softmax(-1)
     expected = x + block.proj_out((v @ weights.mT).unflatten(2, (3, 5)))
     torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_halves_are_padded_below_and_to_the_right():
+    step = Downsample(1)
+    step.conv.weight.copy_(torch.eye(3).flip(1)[None, None])  # above right to below left
+    step.conv.bias.zero_()
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    assert step(x).flatten().tolist() == [2 + 5 + 8, 7 + 10, 10 + 13, 15]
 
 
 def test_nearest():
