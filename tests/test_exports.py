@@ -6,7 +6,7 @@ import types
 import pytest
 
 
-@pytest.mark.parametrize("folder", ["models", "pipes", "recipes", "transforms"])
+@pytest.mark.parametrize("folder", ["models", "models.dalle", "pipes", "recipes", "transforms"])
 def test_all_is_sorted_and_true(folder: str) -> None:
     module = importlib.import_module(f"penstock.{folder}")
     assert module.__doc__

@@ -29,6 +29,10 @@ BENEATH_TRANSFORMS = {
     *("huggingface_hub", "transformers"),  # where a checkpoint is loaded
     "safetensors",  # where a cache's entry is written
 }
+BENEATH_MODELS = {
+    "torch",
+    *("tokenizers", "yaml"),  # where captions become ids, and a configuration is read
+}
 NEVER_WITH_PIPES = (
     *("accelerate", "diffusers", "jsonargparse", "matplotlib", "pandas", "peft", "pyarrow", "s3fs"),
     *("scipy", "skimage", "sklearn", "transformers", "webdataset"),
@@ -69,7 +73,12 @@ def test_imports_point_one_way(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "beneath"), [("pipes", BENEATH_PIPES), ("transforms", BENEATH_TRANSFORMS)]
+    ("folder", "beneath"),
+    [
+        ("pipes", BENEATH_PIPES),
+        ("transforms", BENEATH_TRANSFORMS),
+        ("models", BENEATH_MODELS),
+    ],
 )
 def test_few_packages_are_imported(folder: str, beneath: set[str]) -> None:
     allowed = beneath | sys.stdlib_module_names | {"penstock"}
@@ -83,7 +92,12 @@ def test_few_packages_are_imported(folder: str, beneath: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "never"), [("pipes", NEVER_WITH_PIPES), ("transforms", NEVER_WITH_TRANSFORMS)]
+    ("folder", "never"),
+    [
+        ("pipes", NEVER_WITH_PIPES),
+        ("transforms", NEVER_WITH_TRANSFORMS),
+        ("models.dalle", (*NEVER_WITH_TRANSFORMS, "sympy")),
+    ],
 )
 def test_importing_loads_nothing_heavy(folder: str, never: tuple[str, ...]) -> None:
     code = f"import sys, penstock.{folder}; print(*{{n.split('.')[0] for n in sys.modules}})"

@@ -12,15 +12,14 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent)]
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+from _environment import environment  # noqa: E402
 from _result import FOLDER, save  # noqa: E402
 
 ALL = [[n, n, n] for n in range(30)]
@@ -58,26 +57,9 @@ RIGHT: dict[str, tuple[Any, str]] = {
 right, and penstock must give the same."""
 
 
-def environment() -> Path:
-    """Return the Python of the environment with the originals; it is made where it is not there."""
-    folder = HERE / ".venv"
-    python, stamp = folder / "bin" / "python", folder / "made"
-    wanted = (HERE / "requirements.txt").read_text()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        venv.create(folder, clear=True, with_pip=True)
-        packages = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-        site = subprocess.run(packages, check=True, capture_output=True, text=True).stdout.strip()
-        # Behind its own packages stand those of this environment: torch, webdataset and the rest.
-        Path(site, "zz_others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        install = ["-m", "pip", "install", "--no-deps", "-q", "-r", str(HERE / "requirements.txt")]
-        subprocess.run([str(python), *install], check=True)
-        stamp.write_text(wanted)
-    return python
-
-
 def results(library: str, folder: str) -> dict[str, dict[str, Any]]:
     """Return what each program gave on a library."""
-    command = [str(environment()), str(HERE / "programs.py"), library, folder]
+    command = [str(environment(HERE)), str(HERE / "programs.py"), library, folder]
     root = os.fspath(HERE.parent.parent / ".dev")
     done = subprocess.run(
         command,

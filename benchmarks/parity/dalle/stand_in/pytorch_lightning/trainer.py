@@ -1,0 +1,5 @@
+"""Never used."""
+
+
+class Trainer:
+    """Never made."""
