@@ -31,6 +31,7 @@ BENEATH_TRANSFORMS = {
 }
 BENEATH_MODELS = {
     "torch",
+    "huggingface_hub",  # where a checkpoint is loaded
     *("tokenizers", "yaml"),  # where captions become ids, and a configuration is read
 }
 NEVER_WITH_PIPES = (
