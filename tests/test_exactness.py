@@ -94,7 +94,7 @@ def run_chain(
 
 @pytest.mark.filterwarnings("ignore:.*half-filled buckets")
 @pytest.mark.parametrize(
-    "chain", [pytest.param(i, marks=() if i < 80 else pytest.mark.soak) for i in range(200)]
+    "chain", [pytest.param(i, marks=() if i < 48 else pytest.mark.soak) for i in range(200)]
 )
 def test_chain(chain: int, shards: str, expected: Callable[[int], list[dict[str, str]]]) -> None:
     lanes = LANES[chain % len(LANES)]
