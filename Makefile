@@ -44,7 +44,8 @@ lint: $(STAMP)
 	$(PYTHON) -m mypy
 
 bench: $(STAMP)
-	@set -e; for file in $$(grep -l __main__ benchmarks/*.py) benchmarks/parity/run.py; do \
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py) benchmarks/parity/run.py \
+		benchmarks/parity/dalle/run.py; do \
 		echo "$$file"; $(PYTHON) "$$file"; \
 	done
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .cache import Cache
 from .layout import Layout
-from .patterns import pattern
+from .patterns import KINDS, pattern_rows
 from .rotary import turn
 from .sparse import BlockSparse
 from .strips import Strips
@@ -44,9 +44,10 @@ class Attention(nn.Module):
         kind: One of `patterns.KINDS`; "full" without a layout sees all, before and after.
         layout: Where text and image stand.
         layer: Number of the layer that makes it, for the drawn blocks of "sparse".
-    """
 
-    seen: Tensor
+    Raises:
+        ValueError: If there is no such kind.
+    """
 
     def __init__(
         self,
@@ -60,13 +61,13 @@ class Attention(nn.Module):
         layer: int = 0,
     ) -> None:
         super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"attention type {kind!r} is none of {', '.join(KINDS)}")
         self.heads, self.kind, self.layer = heads, kind, layer
         self.to_qkv = nn.Linear(dim, heads * dim_head * 3, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks = BlockSparse(layout, layer) if kind == "sparse" and layout else None
-        seen = pattern(kind, layout, layer) if layout and kind != "full" else None
-        self.register_buffer("seen", seen, persistent=False)
 
     def forward(self, x: Tensor, run: Pass, index: int) -> Tensor:
         """Return float [B, n, dim].
@@ -101,7 +102,7 @@ class Attention(nn.Module):
             q, k, v = qkv.unbind(2)
             if q.is_cuda:
                 return self.blocks(q, k, v, run.visible)  # type: ignore[no-any-return]
-            return attend(q, k, v, _visible(self.seen[:n, :n], run.visible))
+            return attend(q, k, v, self._seen(run, 0, n, q.device))
         if self.kind == "full" or n <= text:
             return _attend_before(qkv, run)
         # One split, whose gradient is one copy; slices of q, k and v would each make a whole one.
@@ -120,12 +121,19 @@ class Attention(nn.Module):
         at = cache.length
         q, k, v = qkv.unbind(2)
         k, v = cache.extend(f"key {index}", k), cache.extend(f"value {index}", v)
-        seen = None if self.kind == "full" else self.seen[at : at + 1, : at + 1]
-        if seen is None and run.visible is None:
+        if self.kind == "full" and run.visible is None:
             return attend(q, k, v)
-        if seen is None:
-            seen = torch.ones(1, at + 1, dtype=torch.bool, device=q.device)
-        return attend(q, k, v, _visible(seen, run.visible))
+        return attend(q, k, v, self._seen(run, at, at + 1, q.device))
+
+    def _seen(self, run: Pass, start: int, stop: int, device: torch.device) -> Tensor:
+        """Return what positions may see, broadcast to [B, 1, stop - start, stop]; made once."""
+        name = f"seen {self.kind} {start} {self.layer if self.kind == 'sparse' else ''}"
+        if name not in run.masks:
+            assert run.layout is not None
+            blocks = None if self.blocks is None else self.blocks.blocks
+            seen = pattern_rows(self.kind, run.layout, start, stop, blocks=blocks, device=device)
+            run.masks[name] = _visible(seen, run.visible)
+        return run.masks[name]
 
 
 def attend(

@@ -34,25 +34,47 @@ def pattern(kind: str, layout: Layout, layer: int = 0) -> Tensor:
     """
     if kind not in KINDS:
         raise ValueError(f"attention type {kind!r} is none of {', '.join(KINDS)}")
-    n, text = layout.length, layout.text_len
-    causal = torch.ones(n, n, dtype=torch.bool).tril()
+    blocks = sparse_blocks(layout, layer) if kind == "sparse" else None
+    return pattern_rows(kind, layout, 0, layout.length, blocks=blocks)
+
+
+def pattern_rows(
+    kind: str,
+    layout: Layout,
+    start: int,
+    stop: int,
+    *,
+    blocks: Tensor | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return what the positions from ``start`` to ``stop`` may see: bool [stop - start, stop].
+
+    Args:
+        kind: As of `pattern`.
+        layout: Where the image begins, and its width.
+        start: First position.
+        stop: One behind the last.
+        blocks: For "sparse", from `sparse_blocks`.
+        device: Where it is made.
+    """
+    rows = torch.arange(start, stop, device=device)[:, None]
+    columns = torch.arange(stop, device=device)
+    causal = columns <= rows
     if kind == "full":
         return causal
     if kind == "sparse":
-        blocks = sparse_blocks(layout, layer)
-        return blocks.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)[:n, :n] & causal
-    at = torch.arange(layout.width**2)
-    row, column = at // layout.width, at % layout.width
-    down, right = row[:, None] - row, column[:, None] - column
+        assert blocks is not None
+        return causal & blocks[rows // BLOCK, columns // BLOCK]
+    text, width = layout.text_len, layout.width
+    down = (rows - text) // width - (columns - text) // width
+    right = (rows - text) % width - (columns - text) % width
     if kind == "axial_row":
         image = down == 0
     elif kind == "axial_col":
         image = right == 0
     else:
-        image = (down >= 0) & (down < KERNEL) & (right >= 0) & (right < KERNEL)
-    seen = causal.clone()
-    seen[text:, text:] &= image
-    return seen
+        image = (down < KERNEL) & (right >= 0) & (right < KERNEL)
+    return causal & ((columns < text) | (rows < text) | image)
 
 
 def sparse_blocks(layout: Layout, layer: int) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from penstock.models.dalle import Layout, pattern
-from penstock.models.dalle.patterns import KINDS, sparse_blocks
+from penstock.models.dalle.patterns import KINDS, pattern_rows, sparse_blocks
 
 LAYOUT = Layout(3, 6)
 
@@ -72,6 +72,15 @@ def test_sparse_draws_are_the_layers_own_and_fixed():
 
 
 SPARSE_18 = [0, 1, 6, 11, 14, 16, 17, 18]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_rows_of_the_whole(kind):
+    whole = pattern(kind, LAYOUT, 2)
+    blocks = sparse_blocks(LAYOUT, 2)
+    for start, stop in ((0, 2), (2, 20), (38, 39)):
+        rows = pattern_rows(kind, LAYOUT, start, stop, blocks=blocks)
+        assert torch.equal(rows, whole[start:stop, :stop])
 
 
 def test_no_such_kind():

@@ -7,7 +7,7 @@ import tokenizers
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from penstock.models.dalle import TextTokenizer
+from penstock.models.dalle import DALLE, TextTokenizer
 from penstock.transforms import DalleTransform
 
 CAPTIONS = ["a red square", "a blue circle", "a red circle, <pad> small", "日本の赤い円"]
@@ -118,6 +118,31 @@ def test_the_transform_gives_the_same(learnt, tmp_path, which):
     assert torch.equal(out["text_tokens"], ours.tokenize(captions, 9))
     assert transform.num_text_tokens == ours.vocab_size
     assert PreTrainedTokenizerFast(tokenizer_file=str(path)) is not None
+
+
+def test_dalle_takes_the_transforms_fields(learnt, tmp_path, make_vae):
+    learnt.save(tmp_path / "tokenizer.json")
+    vae = make_vae()
+    how = {"text_length": 9, "vae": vae.get_codebook_indices}
+    how["reserve_padding"] = learnt.reserve_padding
+    transform = DalleTransform.from_file(tmp_path / "tokenizer.json", **how)
+    batch = {"image": torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)}
+    fields = transform({**batch, "caption": ["a red circle", ""]})
+    words = transform.num_text_tokens
+    model = DALLE(
+        dim=8,
+        depth=1,
+        heads=1,
+        vae=vae,
+        num_text_tokens=words,
+        text_seq_len=9,
+    )
+    losses = [
+        model(fields["text_tokens"], image, mask=fields["text_attention_mask"], return_loss=True)
+        for image in (fields["image_tokens"], fields["image"])
+    ]
+    assert losses[0].isfinite()
+    assert torch.equal(*losses)
 
 
 def test_too_long(learnt):

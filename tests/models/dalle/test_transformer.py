@@ -43,6 +43,11 @@ def test_kinds_cannot_share():
         make(attn_types=("full", "axial_row"), shared_attn_ids=(0, 0))
 
 
+def test_no_such_kind():
+    with pytest.raises(ValueError, match="'rows' is none of full"):
+        make(attn_types=("full", "rows"))
+
+
 def test_scales_get_smaller_with_depth():
     model = make(dim=8, depth=26)
     scales = [layer.attention.scale[0].item() for layer in model.layers]
