@@ -9,11 +9,9 @@ from math import gcd
 from typing import Any, Literal
 
 import torch
-from torch.utils.data import get_worker_info
 
 from .epoch import Epoch
 from .graph import Graph
-from .hand_over import hand_over
 from .length import epoch_length, lane_advice, pass_length
 from .on_device import DeviceLoader
 from .pipe import Pipe
@@ -93,7 +91,7 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
                 Stream(graph, self.rank, self.world_size, on_error),
                 batch_size=None,
                 num_workers=num_workers,
-                collate_fn=_sent,
+                collate_fn=_as_it_is,
                 pin_memory=pin_memory,
                 prefetch_factor=prefetch_factor,
                 multiprocessing_context=multiprocessing_context if num_workers else None,
@@ -296,5 +294,5 @@ class ElasticDataLoader(StatefulDataLoader):  # type: ignore[misc]
         return replay(self.graph, self.on_error, g, known)
 
 
-def _sent(made: Made) -> Made:
-    return made if get_worker_info() is None else made._replace(batch=hand_over(made.batch))
+def _as_it_is(made: Made) -> Made:
+    return made
