@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ..models.flux_sample import sample_flux
 from ..pipes.bucket import AspectRatioBucketer
 from ..pipes.bucket_report import BucketReport, bucket_report
 from ..pipes.graph import Graph
-from ..transforms.flow_matching import fixed_sigmas, flow_loss, noised, velocity
+from ..transforms.flow_matching import fixed_sigmas, validation_losses
 from .cache_models import DTYPES
 from .contact_sheet import write_contact_sheet
 from .flux_inputs import Batch, FluxInputs
@@ -30,7 +31,7 @@ from .training.world import World
 if TYPE_CHECKING:
     from .flux import Config
 
-Predict = Callable[[nn.Module, torch.Tensor, torch.Tensor, Batch], torch.Tensor]
+Predict = Callable[..., torch.Tensor]
 SHOWN = 40
 """Images on the contact sheet."""
 
@@ -97,11 +98,9 @@ class Look:
             tokens, refs = self.inputs.tokens(batch), batch["__ref__"]
             shape = tokens.shape[1:]
             noise = self.noise.normal(refs, shape, device=tokens.device, purpose="validation")
-            target = velocity(tokens, noise)
-            for i, sigma in enumerate(sigmas.tolist()):
-                level = torch.full((len(tokens),), sigma, device=tokens.device)
-                found = self.predict(self.model, noised(tokens, noise, level), level, batch)
-                sums[i] += flow_loss(found, target).double().sum().cpu()
+            model = partial(self.predict, self.model, batch=batch)
+            found = validation_losses(model, tokens, noise, count=len(sigmas))
+            sums += found.double().sum(0).cpu()
             count += len(refs)
         *totals, samples = self.world.sum(*sums.tolist(), count)
         each = [total / samples for total in totals] if samples else []

@@ -11,7 +11,7 @@ from .flow_matching import (
     flow_loss,
     noised,
     token_masks,
-    validation_loss,
+    validation_losses,
     velocity,
 )
 from .flow_shift import flux2_mu, flux_mu, shift_sigmas
@@ -96,6 +96,6 @@ __all__ = [
     "shift_sigmas",
     "text_bytes",
     "token_masks",
-    "validation_loss",
+    "validation_losses",
     "velocity",
 ]

@@ -162,7 +162,7 @@ def token_masks(masks: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(inside, TOKEN).flatten(1)
 
 
-def validation_loss(
+def validation_losses(
     model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     latents: torch.Tensor,
     noise: torch.Tensor,
@@ -170,7 +170,7 @@ def validation_loss(
     count: int,
     masks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the mean of `flow_loss` over the noise levels of `fixed_sigmas`, float32 [B].
+    """Return `flow_loss` at each of the noise levels of `fixed_sigmas`, float32 [B, count].
 
     The levels are gone through one by one, so it takes the memory of one.
 
@@ -182,12 +182,12 @@ def validation_loss(
         masks: As in `flow_loss`.
     """
     target = velocity(latents, noise)
-    total = torch.zeros(latents.shape[0], device=latents.device)
+    losses = []
     for sigma in fixed_sigmas(count).tolist():
         sigmas = torch.full((latents.shape[0],), sigma, device=latents.device)
         predicted = model(noised(latents, noise, sigmas), sigmas)
-        total += flow_loss(predicted, target, masks=masks)
-    return total / count
+        losses.append(flow_loss(predicted, target, masks=masks))
+    return torch.stack(losses, dim=1)
 
 
 def _check_shapes(one: torch.Tensor, other: torch.Tensor, name: str) -> None:

@@ -14,7 +14,7 @@ from penstock.transforms import (
     flux_pack_latents,
     noised,
     token_masks,
-    validation_loss,
+    validation_losses,
     velocity,
 )
 
@@ -200,7 +200,7 @@ def test_shapes_that_would_broadcast_are_refused():
         token_masks(torch.ones(1, 16, 16))
 
 
-def test_validation_loss_is_the_mean_over_the_levels():
+def test_validation_losses_are_those_at_the_levels():
     latents, noise = normal(2, 4, 8), normal(2, 4, 8, seed=1)
     seen = []
 
@@ -209,7 +209,7 @@ def test_validation_loss_is_the_mean_over_the_levels():
         assert torch.equal(tokens, noised(latents, noise, sigmas))
         return velocity(latents, noise) + sigmas[:, None, None]
 
-    found = validation_loss(model, latents, noise, count=4)
+    found = validation_losses(model, latents, noise, count=4)
     assert seen == [0.125, 0.375, 0.625, 0.875]
-    expected = sum(s * s for s in seen) / 4
-    assert torch.allclose(found, torch.full((2,), expected), rtol=1e-5)
+    expected = torch.tensor([[s * s for s in seen]] * 2)
+    assert torch.allclose(found, expected, rtol=1e-5)
